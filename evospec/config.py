@@ -1,0 +1,168 @@
+"""Every setting of EvoSpec, typed, with its default and its bounds.
+
+One frozen pydantic model per part. A wrong value is rejected when the config is
+built, in one place; code below this file reads plain attributes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """Which target is served, and which drafter guesses for it."""
+
+    target: str = Field(
+        "smollm2-135m",
+        description="Hub id, local folder, GGUF file, or a built-in name (see `evospec models`).",
+    )
+    drafter: str | None = Field(
+        "default",
+        description="Drafter folder; `default` is the one shipped for the target; null decodes plainly.",
+    )
+    drafter_check: Literal["strict", "shape"] = Field(
+        "strict",
+        description="`strict` refuses a drafter trained for other weights; `shape` only checks that it fits.",
+    )
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto` is bfloat16 where the processor computes in it, else float32."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads for one replica; 0 keeps PyTorch's default.")
+
+
+class EngineConfig(Section):
+    """Batching and drafting of one decoding engine."""
+
+    max_batch: int = Field(8, ge=1, le=1024, description="Requests decoded together.")
+    max_length: int = Field(
+        2048, ge=16, description="Prompt and output tokens of one request; capped by the target's own limit."
+    )
+    draft_length: int = Field(5, ge=0, le=16, description="Draft tokens per cycle; 0 is plain decoding.")
+    prefill_chunk: int = Field(512, ge=1, description="Prompt tokens processed between two cycles.")
+
+
+class VocabularyConfig(Section):
+    """Which rows of the LM head the drafter scores."""
+
+    policy: str = Field(
+        "evospec", description="`evospec`, `full`, or `fr-spec:K` (the K most frequent tokens)."
+    )
+    capacity: int = Field(4096, ge=64, description="Slots of the active-row buffer.")
+    core: int = Field(1024, ge=0, description="Most frequent tokens, always active.")
+    context_window: int = Field(
+        1024, ge=0, description="Latest tokens of each request whose rows are pinned while it runs."
+    )
+    top_k: int = Field(4, ge=0, le=64, description="Target's best tokens taken per verified position.")
+    prompt_ranked: int = Field(
+        64, ge=0, description="Latest prompt positions whose best tokens are taken at prefill."
+    )
+    half_life: int = Field(256, ge=1, description="Cycles after which an unused row's score has halved.")
+
+    @model_validator(mode="after")
+    def _core_fits(self) -> VocabularyConfig:
+        if self.core > self.capacity // 2:
+            raise ValueError(
+                f"core ({self.core}) may fill at most half of capacity ({self.capacity}): "
+                "raise capacity or lower core"
+            )
+        return self
+
+
+class SemanticConfig(Section):
+    """The semantic token index, shared by all replicas."""
+
+    enabled: bool = True
+    url: str | None = Field(None, description="Qdrant server; null embeds one, owned by one actor.")
+    path: str | None = Field(
+        None, description="Folder that keeps the embedded index between runs; null keeps it in memory."
+    )
+    api_key: str | None = Field(None, repr=False)
+    collection: str = Field("evospec-tokens", min_length=1)
+    neighbours: int = Field(8, ge=1, le=128, description="Points read per look-up.")
+    refresh_tokens: int = Field(48, ge=1, description="Generated tokens between two look-ups.")
+    tokens_per_point: int = Field(96, ge=1, le=1024, description="Long-tail token ids kept per point.")
+    deadline_s: float = Field(0.5, gt=0, description="A look-up slower than this is dropped.")
+    max_points: int = Field(20_000, ge=1, description="Oldest points are removed above this.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SemanticConfig:
+        if self.url is not None and self.path is not None:
+            raise ValueError("url names a server and path a folder for the embedded index: set only one")
+        return self
+
+
+class AlignmentConfig(Section):
+    """Traces, and the aligner that learns from them."""
+
+    enabled: bool = True
+    trace_top_k: int = Field(16, ge=1, le=128, description="Target tokens with log-probability per position.")
+    trace_positions: int = Field(128, ge=8, le=4096, description="Positions per trace at most.")
+    trace_buffer_mb: float = Field(16.0, gt=0, description="Unsent traces a replica may hold.")
+    replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
+    rank: int = Field(16, ge=1, le=256, description="LoRA rank.")
+    alpha: float = Field(32.0, gt=0, description="LoRA scale is alpha / rank.")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's pull of the adapter back to the base.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    test_time_steps: int = Field(3, ge=1, le=16, description="Draft steps unrolled in training.")
+    batch_traces: int = Field(8, ge=1, description="Traces per step.")
+    steps_per_trace: float = Field(
+        1.0, gt=0, description="Steps that each new trace pays for: without traffic the aligner rests."
+    )
+    steps_per_version: int = Field(8, ge=1, description="Steps between two published versions.")
+    min_traces: int = Field(8, ge=2, description="Traces needed before the first step.")
+    holdout: float = Field(0.2, gt=0, lt=1, description="Share of traces kept from training, for the gate.")
+    min_gain: float = Field(
+        0.0, description="Expected acceptance length a candidate must add on held-out traces."
+    )
+    gate_traces: int = Field(32, ge=1, description="Held-out traces that judge a candidate, at most.")
+    threads: int = Field(1, ge=1, description="CPU threads of the aligner.")
+    seed: int = 0
+
+
+class RegistryConfig(Section):
+    """Where adapter versions are published."""
+
+    url: str | None = Field(
+        None, description="Redis or Valkey URL (redis:// or rediss://); null embeds a Valkey server."
+    )
+    namespace: str = Field("evospec", min_length=1, pattern=r"^[A-Za-z0-9_.-]+$")
+    poll_s: float = Field(1.0, gt=0, description="Replicas look for a new version this often, plus jitter.")
+    keep_versions: int = Field(8, ge=2)
+    signing_key: str | None = Field(None, repr=False, description="HMAC key for manifests.")
+    max_blob_mb: float = Field(256.0, gt=0)
+
+
+class ServeConfig(Section):
+    """The HTTP endpoint and its replicas."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    replicas: int = Field(1, ge=1, le=1024)
+    cpus_per_replica: float = Field(1.0, ge=0)
+    gpus_per_replica: float = Field(0.0, ge=0)
+    max_queued_requests: int = Field(256, ge=1, description="Waiting requests before 429 is answered.")
+    model_name: str | None = Field(None, description="Name shown by /v1/models; default: model.target.")
+    request_timeout_s: float = Field(600.0, gt=0)
+    dashboard: bool = Field(False, description="Ray's dashboard of a local cluster, on 127.0.0.1:8265.")
+
+
+class Config(Section):
+    """The whole configuration: one YAML file, each key overridable by environment."""
+
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    semantic: SemanticConfig = SemanticConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    registry: RegistryConfig = RegistryConfig()
+    serve: ServeConfig = ServeConfig()

@@ -1,0 +1,83 @@
+"""The seams of the system: what the library and the actors need from the outside world.
+
+Nothing here names Redis, Qdrant or Ray. `services/` implements these protocols and
+hands instances (or picklable factories) inwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from evospec.wire import IndexPoint, Manifest, TokenHits, VersionedWeights
+
+
+class WeightRegistry(Protocol):
+    """Versioned adapter weights, shared by all replicas.
+
+    The pointer is the truth; `wait` only hints. All methods may raise
+    `RegistryError`; callers keep the version at hand and try again.
+    """
+
+    def acquire_epoch(self) -> int:
+        """Returns a publisher epoch greater than any before it; older ones can publish no more."""
+        ...
+
+    def current_version(self) -> int:
+        """Version the pointer names; 0 when nothing was published (no adapter)."""
+        ...
+
+    def fetch(self, version: int) -> VersionedWeights:
+        """Manifest and bytes of a version, with length, hash and signature verified.
+
+        Raises:
+            WireError: what is stored is not that version, intact and signed as configured.
+        """
+        ...
+
+    def publish(self, manifest: Manifest, blob: bytes) -> None:
+        """Stores blob and manifest, then moves the pointer atomically.
+
+        Raises:
+            StalePublisherError: version or epoch did not grow.
+        """
+        ...
+
+    def acknowledge(self, replica: str, version: int) -> None:
+        """Records that `replica` now decodes with `version`."""
+        ...
+
+    def acknowledgements(self) -> dict[str, int]:
+        """Version last acknowledged by each replica."""
+        ...
+
+    def wait(self, timeout_s: float) -> bool:
+        """Blocks until a hint that the pointer moved, or the timeout; True on a hint."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class TokenIndex(Protocol):
+    """Long-tail tokens by context: nearest points' token ids and weights.
+
+    Methods block; callers run them off the decoding thread, under a deadline.
+    All may raise `TokenIndexError`.
+    """
+
+    def search(self, vectors: np.ndarray, tenant: str, limit: int) -> list[TokenHits]:
+        """Nearest points of `tenant` for each row of `vectors` [queries, dim] (float32)."""
+        ...
+
+    def write(self, points: Sequence[IndexPoint]) -> None: ...
+
+    def count(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+# Stores hold sockets, which do not pickle: actors receive a factory and open their own.
+RegistryFactory = Callable[[], WeightRegistry]
+TokenIndexFactory = Callable[[], TokenIndex]
