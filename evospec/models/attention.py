@@ -1,0 +1,81 @@
+"""Attention over slot caches: one function for targets (through transformers) and drafters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from evospec.errors import UnsupportedModelError
+
+ATTENTION_NAME = "evospec"
+
+
+def causal_mask(starts: Tensor, width: int, span: int, sliding_window: int | None = None) -> Tensor:
+    """Which keys each query may see; True means attend.
+
+    Args:
+        starts: position of each row's first query [rows].
+        width: queries per row.
+        span: keys per row; key j stands at position j.
+        sliding_window: keys further back than this are hidden; None sees all.
+
+    Returns:
+        Boolean mask [rows, 1, width, span].
+    """
+    keys = torch.arange(span, device=starts.device)
+    queries = starts[:, None] + torch.arange(width, device=starts.device)  # [rows, width]
+    mask = keys <= queries[..., None]  # [rows, width, span]
+    if sliding_window is not None:
+        mask &= keys > queries[..., None] - sliding_window
+    return mask[:, None]
+
+
+def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Grouped-query attention without repeating keys: the heads of a group become queries.
+
+    Args:
+        query: [rows, heads, width, head_dim].
+        key, value: [rows, kv_heads, span, head_dim].
+        mask: boolean, [rows, 1, width, span].
+        scale: factor on the scores.
+
+    Returns:
+        [rows, heads, width, head_dim].
+    """
+    rows, heads, width, head_dim = query.shape
+    kv_heads = key.shape[1]
+    groups = heads // kv_heads
+    if groups == 1:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    folded = query.reshape(rows, kv_heads, groups * width, head_dim)
+    mask = mask.repeat(1, 1, groups, 1) if width > 1 else mask.expand(-1, -1, groups, -1)
+    output = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scale)
+    return output.reshape(rows, heads, width, head_dim)
+
+
+def _attention_forward(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    if softcap is not None or s_aux is not None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} uses attention soft-capping or sinks, which are not supported"
+        )
+    output = grouped_attention(query, key, value, attention_mask, scaling)
+    return output.transpose(1, 2), None
+
+
+def register_attention() -> None:
+    """Makes `attn_implementation="evospec"` known to transformers; harmless when repeated."""
+    AttentionInterface.register(ATTENTION_NAME, _attention_forward)
