@@ -1,0 +1,266 @@
+"""The decoding engine: requests in, tokens out, one step at a time, with no I/O of its own.
+
+Its owner calls `step` in a loop from one thread, drains the outboxes (traces,
+look-ups, points) and delivers what comes back (adapters, retrieved tokens)
+between steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import perf_counter
+
+from evospec.align.recorder import TraceRecorder
+from evospec.align.trace import Trace
+from evospec.config import EngineConfig
+from evospec.decoding.chain import ChainDrafter
+from evospec.engine.observer import Emission, Observer
+from evospec.engine.request import Request, StepOutput
+from evospec.engine.runner import Runner, Verified
+from evospec.engine.scheduler import Scheduler
+from evospec.engine.state import RequestState
+from evospec.engine.stats import EngineStats
+from evospec.errors import InvalidRequestError
+from evospec.models.adapter import AdapterSlot, AdapterWeights
+from evospec.models.drafter import Drafter
+from evospec.models.target import Target
+from evospec.vocab.active import HeadView
+from evospec.vocab.policy import VocabularyPolicy
+from evospec.vocab.semantic import Lookup, SemanticSource
+from evospec.wire import Fingerprints, IndexPoint, TokenHits
+
+
+class Engine:
+    """Continuous batching over one target and, unless decoding is plain, one drafter.
+
+    Args:
+        vocabulary: which rows the drafter scores; None scores the full head.
+        ranked_k: target's best tokens reported to the vocabulary per position.
+        prompt_ranked: latest prompt positions they are reported for at prefill.
+        trace_k: target's best tokens per traced position.
+        recorder: where acceptance traces are assembled; None records none.
+        semantic: the request contexts to search for; None searches nothing.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        config: EngineConfig,
+        fingerprints: Fingerprints,
+        *,
+        vocabulary: VocabularyPolicy | None = None,
+        ranked_k: int = 0,
+        prompt_ranked: int = 0,
+        trace_k: int = 0,
+        recorder: TraceRecorder | None = None,
+        semantic: SemanticSource | None = None,
+    ) -> None:
+        self.target = target
+        self.drafter = drafter
+        self.fingerprints = fingerprints
+        self.max_length = min(config.max_length, target.max_length)
+        self.stats = EngineStats()
+        self._config = config
+        self._vocabulary = vocabulary
+        self._recorder = recorder
+        self._semantic = semantic
+        self._observer = Observer(
+            target,
+            vocabulary,
+            recorder,
+            semantic,
+            ranked_k=ranked_k,
+            prompt_ranked=prompt_ranked,
+            trace_k=trace_k,
+        )
+        self._adapter = AdapterSlot(drafter) if drafter is not None else None
+        self._scheduler = Scheduler(config.max_batch)
+        chain = ChainDrafter(drafter, target.tables) if drafter is not None else None
+        self._runner = Runner(target, chain, config.max_batch, self.max_length, config.draft_length)
+        self._update_gauges()
+
+    # --- what the owner calls ---
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def admit(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            InvalidRequestError: it can never be served.
+        """
+        self._check(request)
+        self._scheduler.enqueue(RequestState(request, list(request.prompt_ids)))
+        self._update_gauges()
+
+    def cancel(self, request_id: str) -> None:
+        """Ends a request at the next step; unknown ids are ignored: it may just have finished."""
+        state = self._scheduler.find(request_id)
+        if state is not None:
+            state.cancelled = True
+
+    def swap_adapter(self, adapter: AdapterWeights | None) -> None:
+        """Writes an adapter into the drafter (None: the base); call between steps.
+
+        Raises:
+            WireError: it does not fit; the drafter is unchanged.
+        """
+        if self._adapter is None:
+            return
+        self._adapter.swap(adapter)
+        self.stats.adapter_swaps += 1
+        self.stats.adapter_version = self._adapter.version
+
+    def offer_hits(self, request_id: str, hits: TokenHits) -> None:
+        """Delivers retrieved tokens; late ones, for a finished request, are dropped."""
+        if self._vocabulary is not None and self._scheduler.find(request_id) is not None:
+            self._vocabulary.retrieved(hits.token_ids, hits.weights)
+
+    def take_traces(self) -> list[Trace]:
+        return self._recorder.take() if self._recorder is not None else []
+
+    def take_lookups(self) -> list[Lookup]:
+        return self._semantic.take_lookups() if self._semantic is not None else []
+
+    def take_points(self) -> list[IndexPoint]:
+        return self._semantic.take_points() if self._semantic is not None else []
+
+    def step(self) -> list[StepOutput]:
+        """Processes one prefill chunk and one cycle; returns what was emitted."""
+        outputs = self._drop_cancelled()
+        outputs += self._prefill()
+        self._retire()
+        outputs += self._cycle()
+        self._retire()
+        if self._vocabulary is not None:
+            self.stats.vocabulary_rows_changed += self._vocabulary.apply()
+        self._update_gauges()
+        if self._recorder is not None:
+            self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
+        return outputs
+
+    # --- one step ---
+
+    def _prefill(self) -> list[StepOutput]:
+        state = self._scheduler.start_prefill()
+        if state is None:
+            return []
+        began = perf_counter()
+        if state.prefilled == 0:
+            self._observer.admit(state)
+        before = state.prefilled
+        decided = self._runner.prefill(state, self._config.prefill_chunk)
+        self.stats.prompt_tokens += state.prefilled - before
+        outputs = []
+        if decided is not None:
+            self._scheduler.start_running(state)
+            self._observer.prompt(state, decided)
+            outputs = self._commit([state], [0], decided, prompt=True)
+        self.stats.prefill_seconds += perf_counter() - began
+        return outputs
+
+    def _cycle(self) -> list[StepOutput]:
+        states = self._scheduler.running
+        if not states:
+            return []
+        began = perf_counter()
+        lengths = [min(self._config.draft_length, state.remaining - 1) for state in states]
+        draft = self._runner.draft(states, lengths, self._head())
+        drafted = perf_counter()
+        decided = self._runner.verify(states, draft)
+        if draft.tokens.shape[1] == 0:
+            lengths = [0] * len(states)
+        outputs = self._commit(states, lengths, decided)
+        self.stats.cycles += 1
+        self.stats.draft_seconds += drafted - began
+        self.stats.verify_seconds += perf_counter() - drafted
+        return outputs
+
+    def _commit(
+        self, states: Sequence[RequestState], lengths: list[int], decided: Verified, *, prompt: bool = False
+    ) -> list[StepOutput]:
+        """Moves decided tokens to the host, ends requests, reports what happened."""
+        accepted: list[int] = decided.verdict.accepted.tolist()
+        tokens: list[list[int]] = decided.verdict.tokens.tolist()
+        top = self._observer.top_tokens(decided.logits)
+        outputs = []
+        for row, state in enumerate(states):
+            kept = state.accept(tokens[row][: accepted[row] + 1], self.target.eos_ids)
+            emission = Emission(
+                row=row,
+                tokens=kept,
+                places=slice(-1, None) if prompt else slice(0, len(kept)),
+                drafted=lengths[row],
+                accepted=accepted[row],
+                missed=self._observer.missed(kept),
+            )
+            self._observer.emitted(state, emission, decided, top)
+            self._count(emission)
+            outputs.append(
+                StepOutput(state.request.id, tuple(kept), lengths[row], accepted[row], state.finish)
+            )
+            if state.finish is not None:
+                self._finish(state)
+        if not prompt:
+            self._runner.confirm(states, decided.features, [count + 1 for count in accepted])
+        return outputs
+
+    def _count(self, emission: Emission) -> None:
+        stats = self.stats
+        stats.emitted_tokens += len(emission.tokens)
+        stats.count_draft(emission.drafted, emission.accepted)
+        if emission.drafted:
+            stats.coverable_tokens += len(emission.tokens)
+            stats.covered_tokens += len(emission.tokens) - int(emission.missed.sum())
+
+    def _finish(self, state: RequestState) -> None:
+        self._observer.finish(state)
+        if state.cancelled:
+            self.stats.requests_cancelled += 1
+        else:
+            self.stats.requests_finished += 1
+
+    def _drop_cancelled(self) -> list[StepOutput]:
+        """Ends cancelled requests wherever they are; running ones free their slot in this step."""
+        gone = self._scheduler.drop_cancelled()
+        for state in gone:
+            self._finish(state)
+        return [StepOutput(state.request.id, (), finish_reason="cancelled") for state in gone]
+
+    def _retire(self) -> None:
+        for move in self._scheduler.retire():
+            self._runner.move(move)
+
+    def _head(self) -> HeadView:
+        if self._vocabulary is None:
+            return HeadView(self.target.tables.head, None)
+        return self._vocabulary.head()
+
+    def _check(self, request: Request) -> None:
+        count = len(request.prompt_ids)
+        if not count:
+            raise InvalidRequestError("the prompt is empty", "prompt")
+        if request.sampling.max_tokens < 1:
+            raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        if self._scheduler.find(request.id) is not None:
+            raise InvalidRequestError(f"request id {request.id} is running already", "id")
+        if count + request.sampling.max_tokens > self.max_length:
+            raise InvalidRequestError(
+                f"prompt ({count} tokens) and max_tokens ({request.sampling.max_tokens}) exceed "
+                f"the limit of {self.max_length} tokens",
+                "prompt" if count >= self.max_length else "max_tokens",
+            )
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.target.vocab_size:
+            raise InvalidRequestError(
+                f"a prompt token id is outside the vocabulary of {self.target.vocab_size}", "prompt"
+            )
+
+    def _update_gauges(self) -> None:
+        stats = self.stats
+        stats.running = len(self._scheduler.running)
+        stats.waiting = len(self._scheduler.waiting) + (self._scheduler.prefilling is not None)
+        stats.active_rows = self._head().count
+        stats.vocabulary_epoch = self._vocabulary.epoch if self._vocabulary is not None else 0

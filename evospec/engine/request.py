@@ -1,0 +1,45 @@
+"""A request as the engine sees it: token ids in, token ids out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from evospec.decoding.sampling import SamplingParams
+
+__all__ = ["FinishReason", "Request", "SamplingParams", "StepOutput"]
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue.
+
+    `tenant` partitions what the semantic index learns. `trace` False keeps the
+    request out of traces and index.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    tenant: str = ""
+    trace: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one cycle yielded for one request.
+
+    Attributes:
+        tokens: emitted token ids, end-of-sequence included; empty on cancellation.
+        drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
+        accepted: how many of them were accepted.
+        finish_reason: set on the request's last output.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...]
+    drafted: int = 0
+    accepted: int = 0
+    finish_reason: FinishReason | None = None

@@ -1,0 +1,63 @@
+"""Counters of an engine: numerators and denominators, never ratios."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """Monotonic counters and a few gauges, all host-side.
+
+    vLLM's `spec_decode_*` counters map onto `drafts`, `draft_tokens`,
+    `accepted_tokens` and `accepted_per_position`.
+    """
+
+    requests_finished: int = 0
+    requests_cancelled: int = 0
+    prompt_tokens: int = 0
+    emitted_tokens: int = 0
+    cycles: int = 0
+    drafts: int = 0  # (request, cycle) pairs that verified at least one draft token
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    attempted_per_position: list[int] = field(default_factory=list)
+    accepted_per_position: list[int] = field(default_factory=list)
+    covered_tokens: int = 0  # emitted tokens that were active when drafted
+    coverable_tokens: int = 0
+    vocabulary_rows_changed: int = 0
+    adapter_swaps: int = 0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    # gauges
+    running: int = 0
+    waiting: int = 0
+    active_rows: int = 0
+    vocabulary_epoch: int = 0
+    adapter_version: int = 0
+
+    @property
+    def acceptance_length(self) -> float:
+        """Tokens per cycle and request, bonus token included; 1.0 before any draft."""
+        return 1.0 + self.accepted_tokens / self.drafts if self.drafts else 1.0
+
+    @property
+    def coverage(self) -> float:
+        return self.covered_tokens / self.coverable_tokens if self.coverable_tokens else 1.0
+
+    def count_draft(self, drafted: int, accepted: int) -> None:
+        """Adds one verified draft; a position never attempted stays unobserved."""
+        if not drafted:
+            return
+        self.drafts += 1
+        self.draft_tokens += drafted
+        self.accepted_tokens += accepted
+        missing = drafted - len(self.attempted_per_position)
+        self.attempted_per_position.extend([0] * missing)
+        self.accepted_per_position.extend([0] * missing)
+        # Position i is attempted only when all before it were accepted.
+        for position in range(min(accepted + 1, drafted)):
+            self.attempted_per_position[position] += 1
+        for position in range(accepted):
+            self.accepted_per_position[position] += 1

@@ -1,0 +1,29 @@
+"""The core: tokens that are always active, by frequency in the target's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def core_tokens(ranks: np.ndarray, size: int, vocab_size: int, always: Iterable[int] = ()) -> np.ndarray:
+    """The `size` most frequent tokens plus `always` (end-of-sequence and special tokens).
+
+    Tokens the ranks never saw follow in id order: byte-pair ids are merge ranks,
+    so a low id is a frequent piece.
+
+    Args:
+        ranks: token ids by falling frequency, distinct.
+
+    Returns:
+        Distinct token ids, int64, at most vocab_size of them.
+    """
+    required = np.fromiter(dict.fromkeys(always), dtype=np.int64)
+    ranked = ranks[:size].astype(np.int64)
+    if len(ranked) < size:
+        unseen = np.setdiff1d(np.arange(vocab_size, dtype=np.int64), ranks, assume_unique=True)
+        ranked = np.concatenate((ranked, unseen[: size - len(ranked)]))
+    chosen = np.concatenate((required, ranked))
+    _, first = np.unique(chosen, return_index=True)
+    return chosen[np.sort(first)]

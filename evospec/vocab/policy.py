@@ -1,0 +1,140 @@
+"""Vocabulary policies: which rows of the head the drafter scores, and when that changes.
+
+All policies speak one protocol, so that peers are compared inside one engine. The
+engine tells a policy what happened; `apply`, called between cycles, is the only
+place where rows change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from evospec.config import VocabularyConfig
+from evospec.errors import EvoSpecError
+from evospec.models.tables import TokenTables
+from evospec.vocab.active import ActiveRows, HeadView
+from evospec.vocab.core import core_tokens
+from evospec.vocab.dynamic import DynamicVocabulary
+
+
+class VocabularyPolicy(Protocol):
+    """What the engine reports to a policy, and what it reads from it."""
+
+    @property
+    def epoch(self) -> int:
+        """Grows whenever rows changed; 0 for a vocabulary that never changes."""
+        ...
+
+    def head(self) -> HeadView: ...
+
+    def contains(self, token_ids: np.ndarray) -> np.ndarray:
+        """Whether each token could have been drafted, bool, same shape."""
+        ...
+
+    def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None: ...
+
+    def ranked(self, top_ids: np.ndarray) -> None:
+        """The target's best tokens at some positions [positions, k], best first."""
+        ...
+
+    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None: ...
+
+    def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None: ...
+
+    def finish(self, request_id: str) -> None: ...
+
+    def apply(self) -> int:
+        """Brings what was reported into the active rows; returns the rows written."""
+        ...
+
+
+class StaticVocabulary:
+    """A head that never changes: all rows, or a fixed list of tokens.
+
+    With the k most frequent tokens it is FR-Spec (Zhao et al., 2502.14856); with
+    all of them it is the full vocabulary.
+    """
+
+    def __init__(self, head: HeadView, vocab_size: int) -> None:
+        self._head = head
+        self._active = np.ones(vocab_size, dtype=bool)
+        if head.ids is not None:
+            self._active[:] = False
+            self._active[head.ids.cpu().numpy()] = True
+
+    @property
+    def epoch(self) -> int:
+        return 0
+
+    def head(self) -> HeadView:
+        return self._head
+
+    def contains(self, token_ids: np.ndarray) -> np.ndarray:
+        return self._active[token_ids]
+
+    def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None:
+        pass
+
+    def ranked(self, top_ids: np.ndarray) -> None:
+        pass
+
+    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
+        pass
+
+    def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
+        pass
+
+    def finish(self, request_id: str) -> None:
+        pass
+
+    def apply(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyName:
+    """A policy as written in configs: `kind` or `kind:rows`."""
+
+    kind: str
+    rows: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> PolicyName:
+        """Raises EvoSpecError naming what is known."""
+        kind, _, rows = text.partition(":")
+        if kind == "fr-spec" and rows.isdigit() and int(rows) > 0:
+            return cls(kind, int(rows))
+        if kind in ("full", "evospec") and not rows:
+            return cls(kind)
+        raise EvoSpecError(
+            f"unknown vocabulary policy {text!r}: choose `evospec`, `full`, or `fr-spec:K` with K rows"
+        )
+
+
+def build_policy(
+    config: VocabularyConfig,
+    tables: TokenTables,
+    core_ranks: np.ndarray,
+    always: Sequence[int],
+    max_batch: int,
+) -> VocabularyPolicy:
+    """The policy that `config.policy` names, over the target's head.
+
+    `always` are end-of-sequence and special tokens, active whatever happens.
+    """
+    name = PolicyName.parse(config.policy)
+    vocab = tables.vocab_size
+    if name.kind == "full":
+        return StaticVocabulary(HeadView(tables.head, None), vocab)
+    if name.kind == "fr-spec" and name.rows is not None:
+        ids = core_tokens(core_ranks, min(name.rows, vocab), vocab, always)
+        device_ids = torch.from_numpy(ids).to(tables.head.device)
+        return StaticVocabulary(HeadView(tables.head.index_select(0, device_ids), device_ids), vocab)
+    core = core_tokens(core_ranks, min(config.core, vocab), vocab, always)
+    rows = ActiveRows(tables.head, config.capacity, config.half_life)
+    return DynamicVocabulary(rows, core, config, max_batch)

@@ -1,0 +1,189 @@
+"""Greedy decoding emits the target's own tokens, whatever drafts, changes or crowds in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+import evospec.engine.runner as runner_module
+from evospec.config import EngineConfig, SemanticConfig, VocabularyConfig
+from evospec.decoding.sampling import SamplingBatch
+from evospec.decoding.verify import Draft, Verdict, verify
+from evospec.engine.engine import Engine
+from evospec.engine.request import Request, SamplingParams
+from evospec.models.adapter import AdapterWeights, adapted_linears
+from evospec.models.kv_cache import KVCache
+from evospec.models.target import Target
+from evospec.vocab.policy import build_policy
+from evospec.vocab.semantic import SemanticSource
+from evospec.wire import Fingerprints, TokenHits
+from tests.tiny import tiny_drafter, tiny_model, tiny_target
+
+EOS = 256
+NEW_TOKENS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return tiny_target()
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    """Ragged prompts with what transformers' own generate answers."""
+    rng = random.Random(0)
+    model = tiny_model()
+    model.set_attn_implementation("sdpa")
+    made = []
+    for _ in range(16):
+        prompt = tuple(rng.randrange(256) for _ in range(rng.randrange(1, 60)))
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
+        )
+        made.append(Case(prompt, tuple(output[0, len(prompt) :].tolist())))
+    return made
+
+
+def build(
+    target: Target, policy: str | None, draft_length: int, max_batch: int = 4, capacity: int = 100
+) -> Engine:
+    drafter = tiny_drafter(target) if policy is not None else None
+    if drafter is not None:
+        target.tap(drafter.config.tap_layers)
+    vocabulary = None
+    if policy is not None:
+        settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4)
+        vocabulary = build_policy(settings, target.tables, np.arange(260), [EOS], max_batch)
+    return Engine(
+        target,
+        drafter,
+        EngineConfig(max_batch=max_batch, max_length=128, draft_length=draft_length, prefill_chunk=16),
+        Fingerprints(target="t", drafter="d", tokenizer="k"),
+        vocabulary=vocabulary,
+        ranked_k=4,
+        prompt_ranked=8,
+        semantic=SemanticSource(SemanticConfig(), range(32), "t"),
+    )
+
+
+def decode(
+    engine: Engine, cases: list[Case], between: Callable[[int], None] = lambda step: None
+) -> dict[int, tuple[int, ...]]:
+    """All cases at once; `between` is called between steps."""
+    for index, case in enumerate(cases):
+        engine.admit(Request(str(index), case.prompt, SamplingParams(max_tokens=NEW_TOKENS)))
+    written: dict[int, tuple[int, ...]] = {}
+    step = 0
+    while engine.has_work:
+        for output in engine.step():
+            index = int(output.request_id)
+            written[index] = written.get(index, ()) + output.tokens
+        between(step)
+        step += 1
+    return written
+
+
+def wrong(written: dict[int, tuple[int, ...]], cases: list[Case]) -> list[int]:
+    return [index for index, case in enumerate(cases) if written.get(index) != case.reference]
+
+
+@pytest.mark.parametrize("draft_length", [0, 1, 5])
+@pytest.mark.parametrize("policy", ["full", "evospec", "fr-spec:64", None])
+def test_output_equals_generate(
+    target: Target, cases: list[Case], policy: str | None, draft_length: int
+) -> None:
+    engine = build(target, policy, draft_length)
+    assert wrong(decode(engine, cases), cases) == []
+    assert engine.stats.requests_finished == len(cases)
+
+
+def test_output_equals_generate_alone(target: Target, cases: list[Case]) -> None:
+    for case in cases[:6]:
+        assert decode(build(target, "evospec", 5, max_batch=1), [case]) == {0: case.reference}
+
+
+def test_adapter_swaps_and_vocabulary_changes_never_show(target: Target, cases: list[Case]) -> None:
+    engine = build(target, "evospec", 5)
+    assert engine.drafter is not None
+    shapes = {name: linear.weight.shape for name, linear in adapted_linears(engine.drafter).items()}
+    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
+
+    def disturb(step: int) -> None:
+        tensors = {}
+        for name, (out_size, in_size) in shapes.items():
+            tensors[f"{name}.lora_a"] = torch.randn(2, in_size, generator=generator)
+            tensors[f"{name}.lora_b"] = torch.randn(out_size, 2, generator=generator)
+        engine.swap_adapter(AdapterWeights(step + 1, tensors) if step % 3 else None)
+        hits = TokenHits(tuple(rng.integers(0, 260, 20).tolist()), (1.0,) * 20)
+        for index in range(len(cases)):
+            engine.offer_hits(str(index), hits)
+
+    assert wrong(decode(engine, cases, disturb), cases) == []
+    assert engine.stats.adapter_swaps > 10
+    assert engine.stats.vocabulary_epoch > 20
+
+
+def test_ties_break_alike_in_plain_and_speculative_decoding() -> None:
+    """Two tokens with the same head row always tie; the lower id must win on every path."""
+    target = tiny_target()
+    with torch.no_grad():
+        head = target.model.get_output_embeddings().weight
+        head[130:256] = head[4:130]
+    case = Case(tuple(range(5, 25)), ())
+    plain = decode(build(target, None, 0), [case])
+    assert decode(build(target, "evospec", 5), [case]) == plain
+    assert decode(build(target, "full", 3), [case]) == plain
+
+
+def forgets_one_key(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug: the cache is rolled back one position too far."""
+    original = KVCache.bind
+
+    def bind(self: KVCache, window: object) -> None:
+        original(self, window)  # type: ignore[arg-type]
+        start = int(window.starts.min())  # type: ignore[attr-defined]
+        if window.width > 1 and start > 30:  # type: ignore[attr-defined]
+            for key in self.keys:
+                key[:, :, start - 1] = 0.0
+
+    monkeypatch.setattr(KVCache, "bind", bind)
+
+
+def accepts_one_too_many(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planted bug: a draft token is taken without looking."""
+
+    def careless(draft: Draft, logits: torch.Tensor, sampling: SamplingBatch, first: torch.Tensor) -> Verdict:
+        verdict = verify(draft, logits, sampling, first)
+        if draft.tokens.shape[1]:
+            verdict.tokens[:, 0] = draft.tokens[:, 0]
+        return verdict
+
+    monkeypatch.setattr(runner_module, "verify", careless)
+
+
+@pytest.mark.parametrize("bug", [forgets_one_key, accepts_one_too_many], ids=lambda bug: bug.__name__)
+def test_a_planted_bug_is_caught(
+    bug: Callable[[Target, pytest.MonkeyPatch], None],
+    target: Target,
+    cases: list[Case],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bug(target, monkeypatch)
+    assert wrong(decode(build(target, "evospec", 5), cases), cases) != []
