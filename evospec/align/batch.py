@@ -1,0 +1,72 @@
+"""Traces side by side as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evospec.align.trace import Trace
+
+
+@dataclass(frozen=True, slots=True)
+class TraceBatch:
+    """Windows of several traces, padded on the right to the widest.
+
+    Attributes:
+        token_ids: int64 [rows, width + 1]; padding is 0.
+        features: float32 [rows, width, taps * hidden].
+        top_ids: int64 [rows, width, k]; row i of a window predicts token i + 1.
+        top_logprobs: float32 [rows, width, k].
+        scored: bool [rows, width]; position i predicts a generated token. False on padding.
+        widths: unpadded width of each row.
+    """
+
+    token_ids: Tensor
+    features: Tensor
+    top_ids: Tensor
+    top_logprobs: Tensor
+    scored: Tensor
+    widths: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return self.features.shape[1]
+
+    def drafter_tokens(self, steps: int) -> Tensor:
+        """Tokens 1..width + steps - 1 [rows, width + steps - 1], as `unroll` reads them.
+
+        What lies past the window is padding; only draft steps that leave the window read it.
+        """
+        return torch.nn.functional.pad(self.token_ids[:, 1:], (0, steps - 1))
+
+    def first_scored(self) -> list[int]:
+        """Index of each row's first scored position, or its padded width when there is none."""
+        first = self.scored.int().argmax(dim=1)
+        return torch.where(self.scored.any(dim=1), first, self.width).tolist()
+
+
+def collate(traces: Sequence[Trace], device: torch.device) -> TraceBatch:
+    """Pads and stacks traces of one top-k and one feature size; at least one trace."""
+    width = max(trace.width for trace in traces)
+    # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
+    features = _stack([trace.features.astype(np.uint32) << 16 for trace in traces], width)
+    return TraceBatch(
+        token_ids=_stack([trace.token_ids.astype(np.int64) for trace in traces], width + 1).to(device),
+        features=features.view(torch.float32).to(device),
+        top_ids=_stack([trace.top_ids.astype(np.int64) for trace in traces], width).to(device),
+        top_logprobs=_stack([trace.top_logprobs.astype(np.float32) for trace in traces], width).to(device),
+        scored=_stack([trace.generated for trace in traces], width).to(device),
+        widths=tuple(trace.width for trace in traces),
+    )
+
+
+def _stack(arrays: Sequence[np.ndarray], length: int) -> Tensor:
+    """Arrays [n_i, ...] zero-padded to [rows, length, ...]."""
+    stacked = np.zeros((len(arrays), length, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return torch.from_numpy(stacked)

@@ -1,0 +1,67 @@
+"""From a config to a trainer, without loading the target."""
+
+from __future__ import annotations
+
+import torch
+
+from evospec.align.trace_codec import TraceLimits
+from evospec.align.trainer import AlignmentTrainer
+from evospec.config import AlignmentConfig, Config
+from evospec.errors import EvoSpecError
+from evospec.models.drafter import Drafter
+from evospec.models.drafter_store import load_drafter
+from evospec.models.fingerprint import fingerprint_module
+from evospec.models.inspection import inspect_drafter, inspect_target
+from evospec.models.loading import load_tokenizer, pick_device, pick_dtype
+from evospec.models.tables import TokenTables
+from evospec.vocab.core import core_tokens
+from evospec.wire import Fingerprints
+
+
+def build_trainer(config: Config) -> AlignmentTrainer:
+    """Loads the drafter and the target's token tables, nothing else of the target.
+
+    Raises:
+        ModelNotFoundError: target or drafter is not to be had.
+        DrafterMismatchError: the drafter was made for another target.
+        EvoSpecError: no drafter is configured, or it is too short for the configured traces.
+    """
+    model = config.model
+    target = inspect_target(model.target)
+    folder = inspect_drafter(model, target)
+    if folder is None:
+        raise EvoSpecError("alignment needs a drafter: set model.drafter, or alignment.enabled to false")
+    device = pick_device(model.device)
+    tables = TokenTables.from_folder(target.folder, pick_dtype(model.dtype, device), device)
+    loaded = load_drafter(folder, torch.float32, device)
+    core = core_tokens(
+        loaded.core_ranks.numpy(),
+        min(config.vocabulary.core, tables.vocab_size),
+        tables.vocab_size,
+        load_tokenizer(model.target).all_special_ids,
+    )
+    fingerprints = Fingerprints(
+        target=target.fingerprint.target,
+        drafter=fingerprint_module(loaded.drafter),
+        tokenizer=target.fingerprint.tokenizer,
+    )
+    return AlignmentTrainer(
+        config.alignment,
+        loaded.drafter,
+        tables,
+        torch.from_numpy(core),
+        trace_limits(config.alignment, loaded.drafter, fingerprints),
+        draft_length=config.engine.draft_length,
+    )
+
+
+def trace_limits(config: AlignmentConfig, drafter: Drafter, fingerprints: Fingerprints) -> TraceLimits:
+    """Limits of the traces that engines with this config and drafter record."""
+    shape = drafter.config
+    return TraceLimits(
+        vocab_size=shape.vocab_size,
+        feature_size=len(shape.tap_layers) * shape.hidden_size,
+        top_k=min(config.trace_top_k, shape.vocab_size),
+        max_positions=config.trace_positions,
+        fingerprints=fingerprints,
+    )

@@ -1,0 +1,172 @@
+"""Traces in the making: collects what each request's cycles yielded, window by window."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evospec.align.trace import Trace
+from evospec.align.trace_codec import finite_bfloat16
+from evospec.align.window import Cycle, Stamp, TraceWindow, WindowLayout
+from evospec.config import AlignmentConfig
+from evospec.wire import Fingerprints
+
+FEWEST_SCORED = 4  # a shorter rest of a request costs more context bytes than it teaches
+
+
+@dataclass(slots=True)
+class RecorderCounts:
+    """Monotonic counters of windows."""
+
+    recorded: int = 0
+    dropped: int = 0  # the outbox was full: oldest first
+    short: int = 0  # fewer than FEWEST_SCORED positions when the request ended
+    nonfinite: int = 0  # features or log-probabilities held NaN or infinity
+
+
+class TraceRecorder:
+    """Assembles the traces of all running requests of one engine.
+
+    Per request, the engine calls `prompt` once, `emitted` after prefill (for the first
+    token) and after each cycle, then `finish`. Arrays are copied at once, so the engine may
+    overwrite its buffers; features stay on their device until a window is complete. Calls
+    for a request that `prompt` did not open are ignored: one that opted out stays unrecorded.
+
+    A window holds at most `config.trace_positions` positions. It begins with up to
+    `context` positions that were prompt, or that the previous window of the request has
+    scored: they give the drafter left context, and `Trace.generated` is False for them,
+    so that no position is learned or judged twice.
+
+    Complete traces wait in an outbox of `config.trace_buffer_mb`, oldest dropped first.
+    """
+
+    def __init__(self, config: AlignmentConfig, fingerprints: Fingerprints) -> None:
+        self._config = config
+        self._fingerprints = fingerprints
+        self._capacity = int(config.trace_buffer_mb * 2**20)
+        self._open: dict[str, TraceWindow] = {}
+        self._outbox: deque[Trace] = deque()
+        self._outbox_bytes = 0
+        self._stamp = Stamp()
+        self.counts = RecorderCounts()
+
+    @property
+    def context(self) -> int:
+        """Unscored positions that a window begins with, at most: a quarter of it."""
+        return self._config.trace_positions // 4
+
+    @property
+    def outbox_bytes(self) -> int:
+        return self._outbox_bytes
+
+    def stamp(self, adapter_version: int, vocabulary_epoch: int) -> None:
+        """Versions in force from now on. A window keeps those it was opened under."""
+        self._stamp = Stamp(adapter_version, vocabulary_epoch)
+
+    @torch.inference_mode()
+    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor) -> None:
+        """Opens a request once its prompt is prefilled.
+
+        Args:
+            token_ids: the whole prompt, at least one token.
+            features: of the n prompt positions before the very last [n, taps * hidden], n >= 0;
+                more than `context` are ignored. The very last position comes with the first
+                `emitted` call, together with what it predicted.
+        """
+        known = len(token_ids) - 1
+        context = min(features.shape[0], self.context)
+        self._open[request_id] = TraceWindow(
+            WindowLayout(self._config.trace_positions, features.shape[1], self._config.trace_top_k),
+            start=known - context,
+            tokens=list(token_ids[known - context :]),
+            features=features[features.shape[0] - context :],
+            stamp=self._stamp,
+        )
+
+    @torch.inference_mode()
+    def emitted(
+        self,
+        request_id: str,
+        features: Tensor,
+        tokens: Sequence[int],
+        top_ids: np.ndarray,
+        top_logprobs: np.ndarray,
+        drafted: int,
+        accepted: int,
+        missed: np.ndarray,
+    ) -> None:
+        """Adds the m tokens that one cycle emitted for a request.
+
+        Row i of each array belongs to the position whose logits gave token i: the last known
+        position before the cycle for i = 0, that of token i - 1 after it.
+
+        Args:
+            features: target features [m, taps * hidden], on any device.
+            tokens: emitted token ids, m of them, end-of-sequence included.
+            top_ids: the target's best tokens, distinct [m, trace_top_k].
+            top_logprobs: their log-probabilities at temperature 1 [m, trace_top_k].
+            drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
+            accepted: how many of them the target accepted; m may end before that.
+            missed: whether token i was outside the active rows, bool [m].
+
+        Raises:
+            ValueError: the counts disagree.
+        """
+        window = self._open.get(request_id)
+        if window is None:
+            return
+        count = len(tokens)
+        lengths = {features.shape[0], len(top_ids), len(top_logprobs), len(missed)}
+        if lengths != {count} or accepted > drafted or count > accepted + 1:
+            raise ValueError(
+                f"request {request_id}: {count} tokens, of {drafted} drafted and {accepted} accepted, "
+                f"come with {sorted(lengths)} rows"
+            )
+        cycle = Cycle(features, tokens, top_ids, top_logprobs, drafted, accepted, missed)
+        first = 0
+        while first < count:
+            last = min(first + window.room, count)
+            window.append(cycle, first, last)
+            first = last
+            if not window.room:
+                self._complete(window)
+                window = window.successor(self.context, self._stamp)
+                self._open[request_id] = window
+
+    @torch.inference_mode()
+    def finish(self, request_id: str) -> None:
+        """Closes a request, also a cancelled one: what was emitted is the target's text all the same.
+
+        Its open window is recorded unless too little of it is scored.
+        """
+        window = self._open.pop(request_id, None)
+        if window is None:
+            return
+        if window.scored < FEWEST_SCORED:
+            self.counts.short += bool(window.scored)
+            return
+        self._complete(window)
+
+    def take(self) -> list[Trace]:
+        """Empties the outbox, oldest trace first."""
+        traces = list(self._outbox)
+        self._outbox.clear()
+        self._outbox_bytes = 0
+        return traces
+
+    def _complete(self, window: TraceWindow) -> None:
+        trace = window.to_trace(self._fingerprints)
+        if not finite_bfloat16(trace.features) or np.isnan(trace.top_logprobs).any():
+            self.counts.nonfinite += 1
+            return
+        self.counts.recorded += 1
+        self._outbox.append(trace)
+        self._outbox_bytes += trace.nbytes
+        while self._outbox_bytes > self._capacity:
+            self._outbox_bytes -= self._outbox.popleft().nbytes
+            self.counts.dropped += 1

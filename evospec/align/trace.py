@@ -1,0 +1,74 @@
+"""Acceptance traces: what training needs of served traffic, and nothing more.
+
+A trace is a window of consecutive positions of one request: token ids, target
+features, the target's best tokens with log-probabilities, and what became of the
+draft tokens. It holds no text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evospec.wire import Fingerprints
+
+TRACE_SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """`width` consecutive positions of one request.
+
+    Position i of the window holds the token with index `start + i` of the request.
+
+    Attributes:
+        start: index of the window's first token in the request.
+        token_ids: tokens start .. start + width, int32 [width + 1]: the token after the
+            window is there to pair the last feature with.
+        features: bfloat16 bit patterns of the target's fused features, uint16
+            [width, taps * hidden]; row i belongs to token i.
+        top_ids: the target's best tokens for the NEXT token, int32 [width, k]; row i was
+            computed at token i and predicts token i + 1.
+        top_logprobs: their log-probabilities at temperature 1, float16 [width, k].
+        generated: whether token i + 1 was generated (not prompt) and is scored by this window,
+            bool [width]. Only these positions carry meaningful top_ids; the others, prompt or
+            scored by the window before, are zero and serve as context.
+        draft_position: int8 [width]; for token i + 1: its place in the draft it was
+            checked in (0 first), -1 when it was not drafted (bonus, or first token).
+        accepted: bool [width]; whether the draft token at that place was accepted.
+        missed: bool [width]; token i + 1 was not in the active vocabulary.
+    """
+
+    fingerprints: Fingerprints
+    adapter_version: int
+    vocabulary_epoch: int
+    start: int
+    token_ids: np.ndarray
+    features: np.ndarray
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+    generated: np.ndarray
+    draft_position: np.ndarray
+    accepted: np.ndarray
+    missed: np.ndarray
+
+    @property
+    def width(self) -> int:
+        return int(self.features.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(
+            array.nbytes
+            for array in (
+                self.token_ids,
+                self.features,
+                self.top_ids,
+                self.top_logprobs,
+                self.generated,
+                self.draft_position,
+                self.accepted,
+                self.missed,
+            )
+        )

@@ -1,0 +1,236 @@
+"""Online alignment: LoRA steps on replayed traces, and the decision to publish."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from evospec.align.batch import TraceBatch, collate
+from evospec.align.forward import draft_states
+from evospec.align.gate import GateReport, judge
+from evospec.align.lora import Lora, merge_adapter
+from evospec.align.loss import alignment_loss, candidate_ids
+from evospec.align.replay import ReplayBuffer
+from evospec.align.trace import Trace
+from evospec.align.trace_codec import TraceLimits, decode, encode
+from evospec.config import AlignmentConfig
+from evospec.errors import EvoSpecError, WireError
+from evospec.models.adapter import AdapterWeights
+from evospec.models.drafter import Drafter
+from evospec.models.tables import TokenTables
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """One optimiser step.
+
+    Attributes:
+        loss: KL in nats, before the step.
+        grad_norm: before clipping.
+        seconds: wall time.
+        traces: traces in the batch.
+        applied: False when loss or gradients were not finite: the weights did not move.
+    """
+
+    loss: float
+    grad_norm: float
+    seconds: float
+    traces: int
+    applied: bool
+
+
+@dataclass(slots=True)
+class TrainerCounts:
+    """Monotonic counters; those of the traces are `AlignmentTrainer.replay.counts`."""
+
+    steps: int = 0
+    skipped_steps: int = 0
+    refused_traces: int = 0
+
+
+class AlignmentTrainer:
+    """Trains a drafter's adapter on traces, without the target.
+
+    It holds a frozen float32 copy of the drafter and the target's token tables, of which
+    each batch reads only the rows it needs. AdamW's decoupled weight decay (Loshchilov &
+    Hutter, 1711.05101) on A and B is the proximal term: a zero delta is the base, so each
+    step pulls the drafter back to it by learning_rate * weight_decay of the way, twice.
+
+    Single-threaded. A version is made between two steps: `candidate`, `gate`, then
+    `accept` once it is published.
+    """
+
+    def __init__(
+        self,
+        config: AlignmentConfig,
+        drafter: Drafter,
+        tables: TokenTables,
+        core_ids: Tensor,
+        limits: TraceLimits,
+        *,
+        draft_length: int,
+    ) -> None:
+        """
+        Args:
+            drafter: the base; copied, never changed.
+            core_ids: token ids scored in every batch, as the engines' core [core].
+            limits: what incoming traces must look like.
+            draft_length: draft steps per cycle that the gate simulates.
+
+        Raises:
+            EvoSpecError: the drafter has fewer positions than a trace.
+        """
+        self._config = config
+        self._drafter = copy.deepcopy(drafter).float().requires_grad_(False)
+        self._tables = tables
+        self._core_ids = core_ids.to(drafter.device)
+        self._limits = limits
+        self._gate_steps = max(draft_length, 1)
+        _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
+        self._lora = Lora(self._drafter, config.rank, config.alpha, config.seed)
+        self._optimizer = self._new_optimizer()
+        self._current = AdapterWeights(0, {})
+        self._candidate: AdapterWeights | None = None
+        self.replay = ReplayBuffer(int(config.replay_mb * 2**20), config.holdout, config.seed)
+        self.counts = TrainerCounts()
+
+    @property
+    def drafter(self) -> Drafter:
+        """The base drafter, which no step changes."""
+        return self._drafter
+
+    @property
+    def limits(self) -> TraceLimits:
+        """What incoming traces must look like."""
+        return self._limits
+
+    @property
+    def current(self) -> AdapterWeights:
+        """The adapter that candidates must beat; version 0 without tensors is the base."""
+        return self._current
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough traces are there to train on, and any to judge by."""
+        training, held_out = self.replay.training_traces, self.replay.held_out_traces
+        return min(training, held_out) > 0 and training + held_out >= self._config.min_traces
+
+    def add(self, trace: Trace | bytes) -> None:
+        """Admits a trace to the replay buffer, or drops it as degenerate; both are counted.
+
+        A `Trace` goes through the codec as well: one set of checks, and the buffer owns
+        its memory whatever the arrays were views of.
+
+        Raises:
+            WireError: not a trace for this drafter; counted.
+        """
+        try:
+            checked = decode(trace if isinstance(trace, bytes) else encode(trace), self._limits)
+        except WireError:
+            self.counts.refused_traces += 1
+            raise
+        self.replay.add(checked)
+
+    def step(self) -> TrainingStep:
+        """One optimiser step on a sample of the training traces.
+
+        When loss or gradients are not finite, neither weights nor optimiser move, and the
+        batch leaves the replay buffer: one bad trace must not spoil every batch it is in.
+
+        Raises:
+            RuntimeError: there is no training trace.
+        """
+        started = time.perf_counter()
+        traces = self.replay.sample(self._config.batch_traces)
+        if not traces:
+            raise RuntimeError("no training traces: call step only when ready")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(collate(traces, self._drafter.device))
+        loss.backward()
+        value = loss.item()
+        norm = clip_grad_norm_(self._lora.parameters(), self._config.max_grad_norm).item()
+        applied = math.isfinite(value) and math.isfinite(norm)
+        if applied:
+            self._optimizer.step()
+            self._candidate = None
+            self.counts.steps += 1
+        else:
+            self.replay.discard(traces)
+            self.counts.skipped_steps += 1
+        return TrainingStep(
+            loss=value,
+            grad_norm=norm,
+            seconds=time.perf_counter() - started,
+            traces=len(traces),
+            applied=applied,
+        )
+
+    def candidate(self, version: int) -> AdapterWeights:
+        """The weights as they are now, under the version they would be published as."""
+        self._candidate = self._lora.export(version)
+        return self._candidate
+
+    def gate(self) -> GateReport:
+        """Judges the weights as they are now against the current adapter, on held-out traces."""
+        with torch.no_grad():
+            candidate = self._lora.merged()
+        return judge(
+            self._drafter,
+            merge_adapter(self._drafter, self._current),
+            candidate,
+            self._tables,
+            self._core_ids,
+            self.replay.sample_held_out(self._config.gate_traces),
+            steps=self._gate_steps,
+            batch_traces=self._config.batch_traces,
+        )
+
+    def accept(self) -> None:
+        """The last candidate was published: it becomes the current adapter.
+
+        Raises:
+            RuntimeError: no candidate was made since the last step.
+        """
+        if self._candidate is None:
+            raise RuntimeError("accept without a candidate made since the last step")
+        self._current = self._candidate
+        self._candidate = None
+
+    def restore(self, adapter: AdapterWeights) -> None:
+        """Continues from a published version; one without tensors is the base.
+
+        Raises:
+            WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
+        """
+        self._lora.load(adapter)
+        self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
+        self._current = adapter
+        self._candidate = None
+
+    def _loss(self, batch: TraceBatch) -> Tensor:
+        states = draft_states(
+            self._drafter, self._lora.merged(), self._tables, batch, self._config.test_time_steps
+        )
+        candidates = candidate_ids(self._core_ids, batch)
+        head = self._tables.head[candidates].float()  # [candidates, hidden]
+        return alignment_loss(states, batch, head, candidates)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        return torch.optim.AdamW(
+            self._lora.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
+        )
+
+
+def _check_positions(drafter: Drafter, limits: TraceLimits, steps: int) -> None:
+    needed, available = limits.max_positions + steps, drafter.config.max_positions
+    if needed > available:
+        raise EvoSpecError(
+            f"traces of {limits.max_positions} positions need a drafter with {needed}, this one has "
+            f"{available}: set alignment.trace_positions to at most {available - steps}"
+        )

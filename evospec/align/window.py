@@ -1,0 +1,136 @@
+"""One window of a request while it fills up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evospec.align.trace import Trace
+from evospec.wire import Fingerprints
+
+_LOWEST_LOGPROB = -60_000.0  # float16 has no lower finite decade; a probability of 0 all the same
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLayout:
+    """Sizes of a window's buffers: positions, taps * hidden, and target tokens per position."""
+
+    positions: int
+    feature_size: int
+    top_k: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Versions in force when a window was opened."""
+
+    adapter_version: int = 0
+    vocabulary_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """What one cycle yielded for one request; see `TraceRecorder.emitted`."""
+
+    features: Tensor
+    tokens: Sequence[int]
+    top_ids: np.ndarray
+    top_logprobs: np.ndarray
+    drafted: int
+    accepted: int
+    missed: np.ndarray
+
+
+class TraceWindow:
+    """An open window: `filled` positions, and the token of the position that comes next."""
+
+    __slots__ = (
+        "accepted",
+        "context",
+        "draft_position",
+        "features",
+        "filled",
+        "layout",
+        "missed",
+        "stamp",
+        "start",
+        "tokens",
+        "top_ids",
+        "top_logprobs",
+    )
+
+    def __init__(
+        self, layout: WindowLayout, start: int, tokens: list[int], features: Tensor, stamp: Stamp
+    ) -> None:
+        """`features` [context, taps * hidden] belong to all of `tokens` but the last."""
+        positions = layout.positions
+        self.layout = layout
+        self.start = start
+        self.tokens = tokens
+        self.stamp = stamp
+        self.context = self.filled = len(tokens) - 1
+        self.features = torch.zeros(
+            positions, layout.feature_size, dtype=torch.bfloat16, device=features.device
+        )
+        self.features[: self.context] = features
+        self.top_ids = np.zeros((positions, layout.top_k), dtype=np.int32)
+        self.top_logprobs = np.zeros((positions, layout.top_k), dtype=np.float16)
+        self.draft_position = np.full(positions, -1, dtype=np.int8)
+        self.accepted = np.zeros(positions, dtype=np.bool_)
+        self.missed = np.zeros(positions, dtype=np.bool_)
+
+    @property
+    def room(self) -> int:
+        return self.layout.positions - self.filled
+
+    @property
+    def scored(self) -> int:
+        return self.filled - self.context
+
+    def append(self, cycle: Cycle, first: int, last: int) -> None:
+        """Adds tokens first..last - 1 of a cycle; there must be room."""
+        rows = slice(self.filled, self.filled + last - first)
+        part = slice(first, last)
+        places = np.arange(first, last)
+        self.tokens.extend(cycle.tokens[part])
+        self.features[rows] = cycle.features[part]
+        self.top_ids[rows] = cycle.top_ids[part]
+        # Rounding may lift a log-probability over 0, and float16 ends where probabilities are 0 anyway.
+        self.top_logprobs[rows] = cycle.top_logprobs[part].clip(_LOWEST_LOGPROB, 0.0)
+        self.draft_position[rows] = np.where(places < cycle.drafted, places, -1)
+        self.accepted[rows] = places < cycle.accepted
+        self.missed[rows] = cycle.missed[part]
+        self.filled = rows.stop
+
+    def successor(self, context: int, stamp: Stamp) -> TraceWindow:
+        """The next window of the request; the last `context` positions are repeated unscored."""
+        return TraceWindow(
+            self.layout,
+            start=self.start + self.filled - context,
+            tokens=self.tokens[-(context + 1) :],
+            features=self.features[self.filled - context : self.filled],
+            stamp=stamp,
+        )
+
+    def to_trace(self, fingerprints: Fingerprints) -> Trace:
+        """Copies the filled part out, so that a trace owns no more than its bytes."""
+        filled = self.filled
+        bits = self.features[:filled].view(torch.int16).to("cpu", copy=True).numpy()
+        return Trace(
+            fingerprints=fingerprints,
+            adapter_version=self.stamp.adapter_version,
+            vocabulary_epoch=self.stamp.vocabulary_epoch,
+            start=self.start,
+            token_ids=np.asarray(self.tokens, dtype=np.int32),
+            features=bits.view(np.uint16),
+            top_ids=self.top_ids[:filled].copy(),
+            top_logprobs=self.top_logprobs[:filled].copy(),
+            generated=np.arange(filled) >= self.context,
+            draft_position=self.draft_position[:filled].copy(),
+            accepted=self.accepted[:filled].copy(),
+            missed=self.missed[:filled].copy(),
+        )

@@ -1,0 +1,362 @@
+"""The recorder: windows that line up with what the engine did, bounded in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
+from evospec.align.trace import Trace
+from evospec.align.trace_codec import check, decode, encode
+from tests.unit.align_tiny import (
+    FINGERPRINTS,
+    HIDDEN,
+    LIMITS,
+    POSITIONS,
+    TAPS,
+    TOP_K,
+    VOCAB,
+    tiny_config,
+    traces_equal,
+)
+
+FEATURES = TAPS * HIDDEN
+
+
+class FakeEngine:
+    """Reports made-up requests; the feature of position p is filled with p, so rows can be recognised."""
+
+    def __init__(
+        self,
+        recorder: TraceRecorder,
+        request_id: str = "r",
+        prompt: int = 10,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.recorder = recorder
+        self.request_id = request_id
+        self.rng = np.random.default_rng(seed)
+        self.tokens: list[int] = self.rng.integers(0, VOCAB, prompt).tolist()
+        self.prompt_length = prompt
+        self.draft_position: dict[int, int] = {}  # by index of the emitted token
+        self.accepted: dict[int, bool] = {}
+        self.missed: dict[int, bool] = {}
+        self.top_ids: dict[int, np.ndarray] = {}
+        # Reused in every cycle, as an engine's would be.
+        self.buffer = torch.zeros(128, FEATURES, device=device)
+
+    def features(self, positions: Sequence[int]) -> Tensor:
+        self.buffer.fill_(torch.nan)
+        rows = self.buffer[: len(positions)]
+        rows[:] = torch.tensor(list(positions), dtype=torch.float32, device=rows.device)[:, None]
+        return rows
+
+    def start(self, prompt_rows: int | None = None) -> FakeEngine:
+        known = self.prompt_length - 1
+        rows = known if prompt_rows is None else min(prompt_rows, known)
+        self.recorder.prompt(self.request_id, self.tokens, self.features(range(known - rows, known)))
+        self.emit(1, drafted=0, accepted=0)
+        return self
+
+    def emit(self, count: int, drafted: int, accepted: int) -> None:
+        last = len(self.tokens) - 1
+        fresh = self.rng.integers(0, VOCAB, count).tolist()
+        top = np.stack([self.rng.choice(VOCAB, TOP_K, replace=False) for _ in range(count)])
+        missed = self.rng.random(count) < 0.3
+        for index in range(count):
+            at = last + 1 + index
+            self.draft_position[at] = index if index < drafted else -1
+            self.accepted[at] = index < accepted
+            self.missed[at] = bool(missed[index])
+            self.top_ids[at] = top[index]
+        self.tokens += fresh
+        self.recorder.emitted(
+            self.request_id,
+            features=self.features(range(last, last + count)),
+            tokens=fresh,
+            top_ids=top,
+            top_logprobs=np.tile(np.log(np.arange(1, TOP_K + 1) / 20)[::-1], (count, 1)),
+            drafted=drafted,
+            accepted=accepted,
+            missed=missed,
+        )
+
+    def run(self, cycles: Sequence[tuple[int, int]]) -> FakeEngine:
+        for drafted, accepted in cycles:
+            self.emit(accepted + 1, drafted, accepted)
+        return self
+
+    def verify(self, trace: Trace) -> None:
+        """Every row of a trace says of its position what was reported of it."""
+        check(trace, LIMITS)
+        width = trace.width
+        assert trace.token_ids.tolist() == self.tokens[trace.start : trace.start + width + 1]
+        bits = torch.from_numpy(trace.features.astype(np.int32)).to(torch.int16).view(torch.bfloat16)
+        expected = torch.arange(trace.start, trace.start + width).to(torch.bfloat16)
+        assert torch.equal(bits, expected[:, None].expand(width, FEATURES))
+        for row in range(width):
+            at = trace.start + row + 1
+            if not trace.generated[row]:
+                assert (trace.draft_position[row], trace.accepted[row], trace.missed[row]) == (
+                    -1,
+                    False,
+                    False,
+                )
+                assert not trace.top_ids[row].any()
+                continue
+            assert trace.draft_position[row] == self.draft_position[at]
+            assert trace.accepted[row] == self.accepted[at]
+            assert trace.missed[row] == self.missed[at]
+            assert trace.top_ids[row].tolist() == self.top_ids[at].tolist()
+
+
+def recorder(**settings: object) -> TraceRecorder:
+    return TraceRecorder(tiny_config(**settings), FINGERPRINTS)
+
+
+def scored_tokens(traces: Sequence[Trace]) -> list[int]:
+    """Indexes of the tokens that traces score, in order."""
+    return [int(t.start + row + 1) for t in traces for row in np.flatnonzero(t.generated)]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 40),
+    st.integers(0, 40),
+    st.lists(st.integers(0, 5).flatmap(lambda d: st.tuples(st.just(d), st.integers(0, d))), max_size=60),
+    st.sampled_from([8, 9, 16, 64]),
+)
+def test_windows_score_every_emitted_token_once(
+    prompt: int, prompt_rows: int, cycles: list[tuple[int, int]], positions: int
+) -> None:
+    recorded = recorder(trace_positions=positions)
+    engine = FakeEngine(recorded, prompt=prompt).start(prompt_rows).run(cycles)
+    recorded.finish("r")
+    traces = recorded.take()
+    for trace in traces:
+        engine.verify(trace)
+        assert trace.width <= positions
+        assert int((~trace.generated).sum()) <= recorded.context
+        assert traces_equal(decode(encode(trace), LIMITS), trace)
+    scored = scored_tokens(traces)
+    assert scored == list(range(prompt, prompt + len(scored)))
+    assert len(engine.tokens) - prompt - len(scored) < FEWEST_SCORED
+    assert recorded.counts.recorded == len(traces)
+
+
+def test_first_window_starts_with_the_end_of_the_prompt() -> None:
+    recorded = recorder(trace_positions=16)
+    engine = FakeEngine(recorded, prompt=10).start().run([(5, 3)] * 2)
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    engine.verify(trace)
+    assert (recorded.context, trace.start, trace.width) == (4, 5, 13)
+    assert trace.generated.tolist() == [False] * 4 + [True] * 9
+    assert trace.draft_position.tolist() == [-1] * 5 + [0, 1, 2, 3] * 2
+    assert trace.accepted.tolist() == [False] * 5 + [True, True, True, False] * 2
+
+
+def test_bonus_tokens_were_not_drafted() -> None:
+    recorded = recorder()
+    FakeEngine(recorded).start().run([(2, 2), (0, 0), (3, 0)])
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    scored = trace.generated
+    assert trace.draft_position[scored].tolist() == [-1, 0, 1, -1, -1, 0]
+    assert trace.accepted[scored].tolist() == [False, True, True, False, False, False]
+
+
+def test_a_request_may_end_inside_an_accepted_run() -> None:
+    recorded = recorder()
+    engine = FakeEngine(recorded).start()
+    engine.emit(3, drafted=5, accepted=5)
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    engine.verify(trace)
+    assert trace.accepted[trace.generated].tolist() == [False, True, True, True]
+
+
+def test_later_windows_overlap_by_context() -> None:
+    recorded = recorder(trace_positions=16)
+    engine = FakeEngine(recorded, prompt=3).start().run([(5, 5)] * 7)
+    first, second, third = recorded.take()
+    for trace in (first, second, third):
+        engine.verify(trace)
+        assert trace.width == 16
+    assert second.start == first.start + 12
+    assert third.start == second.start + 12
+    assert not second.generated[:4].any()
+    assert second.generated[4:].all()
+
+
+def test_unknown_and_opted_out_requests_are_ignored() -> None:
+    """The engine never opens a request that opted out; what it reports of it leaves no trace."""
+    recorded = recorder()
+    engine = FakeEngine(recorded)
+    engine.run([(5, 5)] * 40)
+    recorded.finish("r")
+    assert recorded.take() == []
+    assert recorded.outbox_bytes == 0
+
+
+def test_requests_do_not_mix() -> None:
+    recorded = recorder(trace_positions=16)
+    engines = {
+        name: FakeEngine(recorded, name, prompt=4 + seed, seed=seed) for seed, name in enumerate("abc")
+    }
+    for engine in engines.values():
+        engine.start()
+    for cycle in range(20):
+        for engine in engines.values():
+            engine.run([(5, cycle % 6)])
+    for name, engine in engines.items():
+        recorded.take()
+        engine.run([(5, 5)] * 4)
+        recorded.finish(name)
+        traces = recorded.take()
+        assert traces
+        for trace in traces:
+            engine.verify(trace)
+
+
+def test_tensors_are_copied_when_they_are_reported() -> None:
+    """`FakeEngine` fills its feature buffer with NaN before each use; no window may see that."""
+    recorded = recorder()
+    engine = FakeEngine(recorded).start().run([(5, 5)] * 5)
+    engine.buffer.fill_(torch.nan)
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    engine.verify(trace)
+
+
+def test_traces_own_no_more_than_their_bytes() -> None:
+    recorded = recorder()
+    FakeEngine(recorded).start().run([(5, 5)])
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    assert trace.features.base is None or trace.features.base.nbytes == trace.features.nbytes
+    assert trace.top_ids.base is None
+
+
+def test_short_rests_are_counted_not_recorded() -> None:
+    recorded = recorder()
+    FakeEngine(recorded, "a").start().run([(0, 0)] * (FEWEST_SCORED - 2))
+    recorded.finish("a")
+    assert recorded.take() == []
+    FakeEngine(recorded, "b").start().run([(0, 0)] * (FEWEST_SCORED - 1))
+    recorded.finish("b")
+    assert len(recorded.take()) == 1
+    assert (recorded.counts.short, recorded.counts.recorded) == (1, 1)
+
+
+def test_outbox_is_bounded_and_drops_the_oldest() -> None:
+    recorded = recorder(trace_positions=16, trace_buffer_mb=0.05)
+    FakeEngine(recorded, prompt=2).start().run([(5, 5)] * 400)
+    kept = recorded.outbox_bytes
+    traces = recorded.take()
+    assert kept == sum(trace.nbytes for trace in traces) <= 0.05 * 2**20
+    assert len(traces) > 5
+    assert recorded.counts.dropped == recorded.counts.recorded - len(traces) > 100
+    assert [t.start for t in traces] == [traces[0].start + 12 * i for i in range(len(traces))]
+    assert scored_tokens(traces)[-1] > 2390
+    assert (recorded.take(), recorded.outbox_bytes) == ([], 0)
+
+
+def test_windows_with_nan_are_dropped_and_counted() -> None:
+    recorded = recorder(trace_positions=16)
+    engine = FakeEngine(recorded).start()
+    engine.recorder.emitted(
+        "r",
+        features=torch.full((1, FEATURES), torch.inf),
+        tokens=[1],
+        top_ids=np.arange(TOP_K)[None],
+        top_logprobs=np.full((1, TOP_K), -2.0),
+        drafted=0,
+        accepted=0,
+        missed=np.array([False]),
+    )
+    engine.tokens.append(1)
+    engine.run([(5, 5)] * 8)
+    traces = recorded.take()
+    assert recorded.counts.nonfinite == 1
+    assert len(traces) >= 2
+    for trace in traces:
+        engine.verify(trace)
+
+
+def test_log_probabilities_are_brought_into_float16() -> None:
+    recorded = recorder()
+    FakeEngine(recorded).start().run([(5, 4)])
+    recorded.emitted(
+        "r",
+        features=torch.zeros(1, FEATURES),
+        tokens=[1],
+        top_ids=np.arange(TOP_K)[None],
+        top_logprobs=np.array([[1e-7, -5.0, -1e6, -np.inf]]),
+        drafted=0,
+        accepted=0,
+        missed=np.array([False]),
+    )
+    recorded.finish("r")
+    (trace,) = recorded.take()
+    check(trace, LIMITS)
+    assert trace.top_logprobs[-1, 0] == 0
+    assert np.isfinite(trace.top_logprobs).all()
+
+
+def test_windows_carry_the_versions_they_were_opened_under() -> None:
+    recorded = recorder(trace_positions=16)
+    recorded.stamp(adapter_version=2, vocabulary_epoch=30)
+    engine = FakeEngine(recorded, prompt=2).start()
+    recorded.stamp(adapter_version=3, vocabulary_epoch=31)
+    engine.run([(5, 5)] * 6)
+    first, second, *_ = recorded.take()
+    assert (first.adapter_version, first.vocabulary_epoch) == (2, 30)
+    assert (second.adapter_version, second.vocabulary_epoch) == (3, 31)
+    assert first.fingerprints == FINGERPRINTS
+
+
+@pytest.mark.parametrize(
+    ("drafted", "accepted", "tokens", "rows"),
+    [(2, 3, 1, 1), (5, 1, 3, 3), (5, 3, 2, 3), (5, 3, 3, 2)],
+)
+def test_counts_that_disagree_are_an_error(drafted: int, accepted: int, tokens: int, rows: int) -> None:
+    recorded = recorder()
+    FakeEngine(recorded).start()
+    with pytest.raises(ValueError, match="request r"):
+        recorded.emitted(
+            "r",
+            features=torch.zeros(rows, FEATURES),
+            tokens=[1] * tokens,
+            top_ids=np.zeros((rows, TOP_K), dtype=np.int64),
+            top_logprobs=np.zeros((rows, TOP_K)),
+            drafted=drafted,
+            accepted=accepted,
+            missed=np.zeros(rows, dtype=bool),
+        )
+
+
+def test_default_window_fits_the_trainers_limits() -> None:
+    recorded = recorder()
+    engine = FakeEngine(recorded, prompt=100).start().run([(5, 5)] * 10)
+    (trace,) = recorded.take()
+    engine.verify(trace)
+    assert trace.width == POSITIONS
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_records_features_of_a_cuda_engine() -> None:
+    recorded = recorder(trace_positions=16)
+    engine = FakeEngine(recorded, device="cuda").start().run([(5, 5)] * 6)
+    recorded.finish("r")
+    traces = recorded.take()
+    assert len(traces) >= 2
+    for trace in traces:
+        engine.verify(trace)
