@@ -1,0 +1,327 @@
+"""The weight registry on real servers: embedded Valkey, and Debian's Redis where it is installed."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from multiprocessing.reduction import ForkingPickler
+
+import pytest
+from redis import Redis
+
+from evospec.config import RegistryConfig
+from evospec.errors import RegistryError, StalePublisherError, WireError
+from evospec.wire import Manifest
+from services import registry as registry_module
+from services.registry import RedisWeightRegistry, open_registry
+from services.valkey import EmbeddedValkey
+from tests.integration.registry_kit import PATIENCE_S, blob_of, events, manifest_of, publish, text
+
+KEY = "a signing key"
+
+
+# --- publishing and fetching -----------------------------------------------------------------
+
+
+def test_nothing_is_published_at_first(registry: RedisWeightRegistry) -> None:
+    assert registry.current_version() == 0
+    assert registry.acknowledgements() == {}
+    with pytest.raises(RegistryError, match="version 1 is not in"):
+        registry.fetch(1)
+
+
+def test_publish_then_fetch(registry: RedisWeightRegistry, raw: Redis) -> None:
+    publish(registry, 1, epoch=registry.acquire_epoch())
+    fetched = registry.fetch(registry.current_version())
+    assert fetched.blob == blob_of(1)
+    assert fetched.manifest == manifest_of(1, blob_of(1))
+    assert raw.get("test:w:1") == blob_of(1)
+    assert Manifest.from_json(raw.get("test:m:1") or b"") == fetched.manifest
+    assert raw.ttl("test:w:1") == -1  # the staged blob's expiry is gone
+    assert not raw.keys("test:staged:*")
+    assert events(raw) == [
+        {"event": "published", "version": "1", "epoch": "1", "sha256": fetched.manifest.sha256}
+    ]
+
+
+def test_versions_may_skip_but_not_repeat_or_fall(registry: RedisWeightRegistry) -> None:
+    publish(registry, 5)
+    for stale in (5, 4, 1):
+        with pytest.raises(StalePublisherError, match="at version 5, epoch 1"):
+            publish(registry, stale, publisher="other")
+    assert registry.fetch(5).blob == blob_of(5)
+    publish(registry, 9)
+    assert registry.current_version() == 9
+
+
+def test_refused_publication_leaves_no_trace(registry: RedisWeightRegistry, raw: Redis) -> None:
+    publish(registry, 2)
+    before = {key: raw.dump(key) for key in raw.scan_iter()}
+    with pytest.raises(StalePublisherError):
+        publish(registry, 1)
+    assert {key: raw.dump(key) for key in raw.scan_iter()} == before
+
+
+def test_older_epoch_is_fenced_by_a_newer_one(registry_config: RegistryConfig) -> None:
+    with closing(open_registry(registry_config)) as old, closing(open_registry(registry_config)) as new:
+        old_epoch = old.acquire_epoch()
+        publish(old, 1, old_epoch)
+        new_epoch = new.acquire_epoch()
+        assert new_epoch > old_epoch
+        # Acquiring is enough: the newer publisher has published nothing yet.
+        with pytest.raises(StalePublisherError, match=f"epoch {new_epoch}"):
+            publish(old, 2, old_epoch)
+        publish(new, 2, new_epoch)
+        with pytest.raises(StalePublisherError):
+            publish(old, 3, old_epoch)
+        assert new.fetch(new.current_version()).manifest.epoch == new_epoch
+
+
+def test_epochs_are_unique_among_threads(registry: RedisWeightRegistry) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        epochs = list(pool.map(lambda _: registry.acquire_epoch(), range(64)))
+    assert sorted(epochs) == list(range(1, 65))
+
+
+def test_publisher_goes_on_after_a_flush(registry: RedisWeightRegistry, raw: Redis) -> None:
+    for _ in range(3):
+        epoch = registry.acquire_epoch()
+    publish(registry, 7, epoch)
+    raw.flushall()
+    assert registry.current_version() == 0
+    publish(registry, 8, epoch)
+    assert registry.fetch(registry.current_version()).manifest.version == 8
+    assert registry.acquire_epoch() > epoch
+
+
+def test_old_versions_are_trimmed_and_never_the_current(registry: RedisWeightRegistry, raw: Redis) -> None:
+    for version in (1, 2, 3, 10, 11):
+        publish(registry, version)
+        assert registry.fetch(version).manifest.version == version
+    assert {text(key) for key in raw.keys("test:[wm]:*")} == {
+        f"test:{kind}:{version}" for kind in "wm" for version in (3, 10, 11)
+    }
+    with pytest.raises(RegistryError, match="trimmed"):
+        registry.fetch(2)
+
+
+def test_manifests_lists_what_is_kept(registry: RedisWeightRegistry, raw: Redis) -> None:
+    assert registry.manifests() == []
+    for version in (1, 2, 9, 10):
+        publish(registry, version)
+    assert [manifest.version for manifest in registry.manifests()] == [2, 9, 10]
+    raw.set("test:m:9", b"{}")
+    with pytest.raises(WireError, match="manifest is not valid"):
+        registry.manifests()
+
+
+def test_event_stream_is_capped(
+    registry_config: RegistryConfig, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_EVENTS", 100)
+    with closing(open_registry(registry_config)) as registry:
+        for version in range(1, 401):
+            publish(registry, version)
+    # "~" lets the server keep part of a node more (100 entries by default).
+    kept = [int(event["version"]) for event in events(raw)]
+    assert 100 <= len(kept) <= 300
+    assert kept == list(range(401 - len(kept), 401))
+
+
+# --- atomicity ---------------------------------------------------------------------------------
+
+
+def test_concurrent_publishers_have_one_winner_per_version(registry_config: RegistryConfig) -> None:
+    """Many publishers race through the same versions; a reader checks the pointer meanwhile."""
+    publishers, versions = 8, 12
+    won: Counter[int] = Counter()
+    winner: dict[int, str] = {}
+    seen: list[int] = []
+    start, done = threading.Barrier(publishers + 1), threading.Event()
+    roomy = registry_config.model_copy(update={"keep_versions": versions})
+
+    def race(name: str) -> None:
+        with closing(open_registry(roomy)) as registry:
+            start.wait(PATIENCE_S)
+            for version in range(1, versions + 1):
+                try:
+                    publish(registry, version, publisher=name)
+                except StalePublisherError:
+                    continue
+                won[version] += 1
+                winner[version] = name
+
+    def watch() -> None:
+        with closing(open_registry(registry_config)) as registry:
+            start.wait(PATIENCE_S)
+            while not done.is_set():
+                seen.append(registry.current_version())
+                if seen[-1]:
+                    registry.fetch(seen[-1])  # the pointer never names what is not there
+
+    with ThreadPoolExecutor(publishers + 1) as pool:
+        watching = pool.submit(watch)
+        for racing in [pool.submit(race, f"publisher {number}") for number in range(publishers)]:
+            racing.result()
+        done.set()
+        watching.result()
+    assert seen == sorted(seen)
+    assert won[versions] == 1  # the last version can't be skipped: nothing is above it
+    assert set(won.values()) == {1}
+    with closing(open_registry(registry_config)) as registry:
+        assert registry.current_version() == versions
+        for version, name in winner.items():
+            assert registry.fetch(version).blob == blob_of(version, name)
+
+
+def test_identical_publications_have_one_winner(registry_config: RegistryConfig) -> None:
+    start = threading.Barrier(8)
+
+    def race(_: int) -> bool:
+        with closing(open_registry(registry_config)) as registry:
+            start.wait(PATIENCE_S)
+            try:
+                publish(registry, 1)
+            except StalePublisherError:
+                return False
+            return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(race, range(8))) == 1
+
+
+def test_a_publication_whose_reply_was_lost_is_not_stale(
+    registry: RedisWeightRegistry, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client sends a script again when its connection dies: the second run must agree."""
+    script = registry._publish
+
+    def twice(keys: list[str], args: list[str | int]) -> object:
+        first = script(keys=keys, args=args)
+        again = script(keys=keys, args=args)
+        assert again == first
+        return again
+
+    monkeypatch.setattr(registry, "_publish", twice)
+    publish(registry, 1)
+    assert registry.current_version() == 1
+    assert raw.xlen("test:events") == 1
+
+
+def test_a_staged_blob_that_vanished_moves_nothing(
+    registry: RedisWeightRegistry, raw: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = registry._publish
+
+    def after_expiry(keys: list[str], args: list[str | int]) -> object:
+        raw.delete(*raw.keys("test:staged:*"))
+        return script(keys=keys, args=args)
+
+    monkeypatch.setattr(registry, "_publish", after_expiry)
+    with pytest.raises(RegistryError, match="blob vanished"):
+        publish(registry, 1)
+    assert registry.current_version() == 0
+
+
+def test_the_script_survives_a_script_flush(registry: RedisWeightRegistry, raw: Redis) -> None:
+    publish(registry, 1)
+    raw.script_flush()
+    publish(registry, 2)
+    assert registry.current_version() == 2
+
+
+# --- what fetch and publish refuse -------------------------------------------------------------
+
+
+def test_damaged_blobs_are_refused(registry: RedisWeightRegistry, raw: Redis) -> None:
+    publish(registry, 1)
+    raw.setrange("test:w:1", 5, b"X")
+    with pytest.raises(WireError, match="SHA-256"):
+        registry.fetch(1)
+    raw.set("test:w:1", blob_of(1)[:-1])
+    with pytest.raises(WireError, match="bytes"):
+        registry.fetch(1)
+    raw.set("test:m:1", b"{}")
+    with pytest.raises(WireError, match="manifest is not valid"):
+        registry.fetch(1)
+    raw.delete("test:m:1")
+    with pytest.raises(RegistryError, match="not in"):
+        registry.fetch(1)
+
+
+def test_the_manifest_of_another_version_is_refused(registry: RedisWeightRegistry, raw: Redis) -> None:
+    """Signatures don't help here: an old version, signed, put in the place of a new one."""
+    publish(registry, 1)
+    publish(registry, 2)
+    raw.copy("test:w:1", "test:w:2", replace=True)
+    raw.copy("test:m:1", "test:m:2", replace=True)
+    with pytest.raises(WireError, match="manifest is that of version 1"):
+        registry.fetch(2)
+
+
+def test_sizes_are_checked_before_anything_is_read(
+    redis_server: EmbeddedValkey, registry: RedisWeightRegistry, raw: Redis
+) -> None:
+    publish(registry, 1)
+    with closing(RedisWeightRegistry(redis_server.url, namespace="test", max_blob_bytes=100)) as small:
+        with pytest.raises(WireError, match="at most 100 are read"):
+            small.fetch(1)
+        with pytest.raises(RegistryError, match="max_blob_mb"):
+            publish(small, 2)
+    raw.setrange("test:m:1", 2 << 20, b"x")
+    with pytest.raises(WireError, match="manifest has"):
+        registry.fetch(1)
+
+
+def test_manifests_that_lie_are_not_published(registry: RedisWeightRegistry) -> None:
+    with pytest.raises(WireError, match="SHA-256"):
+        registry.publish(manifest_of(1, b"one"), b"two")
+    unreadable = manifest_of(1, b"one").model_copy(update={"metrics": {"gain": float("nan")}})
+    with pytest.raises(WireError, match="metrics"):
+        registry.publish(unreadable, b"one")
+    assert registry.current_version() == 0
+
+
+def test_signed_manifests(registry_config: RegistryConfig, registry: RedisWeightRegistry) -> None:
+    signing = registry_config.model_copy(update={"signing_key": KEY})
+    other = registry_config.model_copy(update={"signing_key": "another key"})
+    with closing(open_registry(signing)) as signer, closing(open_registry(other)) as stranger:
+        publish(signer, 1)
+        assert signer.fetch(1).manifest.signature is not None
+        assert registry.fetch(1).blob == blob_of(1)  # who has no key can't check
+        with pytest.raises(WireError, match="signature does not match"):
+            stranger.fetch(1)
+        publish(registry, 2)
+        with pytest.raises(WireError, match="not signed"):
+            signer.fetch(2)
+
+
+# --- acknowledgements --------------------------------------------------------------------------
+
+
+def test_acknowledgements(registry: RedisWeightRegistry) -> None:
+    registry.acknowledge("replica-é", 1)
+    registry.acknowledge("replica-b", 1)
+    registry.acknowledge("replica-b", 2)
+    assert registry.acknowledgements() == {"replica-é": 1, "replica-b": 2}
+
+
+def test_replicas_long_gone_are_forgotten(registry: RedisWeightRegistry) -> None:
+    registry.acknowledge("gone", 0)
+    for version in (1, 2):
+        publish(registry, version)
+        registry.acknowledge("alive", version)
+    assert registry.acknowledgements() == {"gone": 0, "alive": 2}
+    for version in (3, 4):  # keep_versions is 3: 2 is the oldest kept
+        publish(registry, version)
+    assert registry.acknowledgements() == {"alive": 2}
+
+
+def test_factory_pickles(registry_config: RegistryConfig) -> None:
+    factory = functools.partial(open_registry, registry_config)
+    with closing(ForkingPickler.loads(ForkingPickler.dumps(factory))()) as registry:
+        publish(registry, 1)
+        assert registry.current_version() == 1
