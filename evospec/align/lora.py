@@ -1,4 +1,4 @@
-"""The trained part: LoRA matrices on every linear layer of a drafter."""
+"""The trained part: LoRA matrices on the linear layers of a drafter's decoder layer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from torch import Tensor, nn
 from evospec.errors import WireError
 from evospec.models.adapter import LORA_A, LORA_B, AdapterWeights, adapted_linears
 from evospec.models.drafter import Drafter
+
+
+def _trained_linears(drafter: Drafter) -> dict[str, nn.Linear]:
+    """All linear layers but the fusion of target features.
+
+    Its inputs are raw hidden states, in which a few dimensions are orders of magnitude
+    above the rest: a random A would see little but those.
+    """
+    return {name: linear for name, linear in adapted_linears(drafter).items() if name != "fc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Lora:
         self._scale = alpha / rank
         self._seed = seed
         self._pairs: dict[str, LoraPair] = {}
-        for name, linear in adapted_linears(drafter).items():
+        for name, linear in _trained_linears(drafter).items():
             outputs, inputs = linear.weight.shape
             self._pairs[name] = LoraPair(
                 a=nn.Parameter(linear.weight.new_empty(rank, inputs)),
@@ -60,7 +69,7 @@ class Lora:
 
     def merged(self) -> dict[str, Tensor]:
         """Weights `<linear>.weight` with the deltas added, differentiable in A and B."""
-        linears = adapted_linears(self._base)
+        linears = _trained_linears(self._base)
         return {
             f"{name}.weight": linears[name].weight + (self._scale * pair.b) @ pair.a
             for name, pair in self._pairs.items()

@@ -1,0 +1,67 @@
+"""What passes between gateway and replica: one request in, a stream of chunks out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from evospec.engine.request import FinishReason, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A prompt, tokenised; `stop` strings end the text before they appear in it.
+
+    `trace` False keeps the request out of training and of the semantic index.
+    """
+
+    id: str
+    prompt_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: tuple[str, ...] = ()
+    tenant: str = ""
+    trace: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """What one cycle added to a request.
+
+    Attributes:
+        text: new text; empty while a character or a possible stop string is incomplete.
+        token_ids: emitted tokens, end-of-sequence included.
+        drafted: draft tokens verified; 0 for the token that prefill yields.
+        accepted: how many of them were accepted.
+        finish_reason: set on the last chunk.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    drafted: int
+    accepted: int
+    adapter_version: int
+    vocabulary_epoch: int
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFailure:
+    """Ends a stream instead of a last chunk.
+
+    `invalid`: the request can't be served, `param` says why; `failed`: the replica could not.
+    """
+
+    kind: Literal["invalid", "failed"]
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLimits:
+    """What a gateway must know of the model behind it.
+
+    `max_length` bounds prompt and output tokens of one request together.
+    """
+
+    max_length: int
+    vocab_size: int

@@ -1,0 +1,134 @@
+"""The decoding replica: an engine on a thread of its own, and what connects it to the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from typing import cast
+
+from ray import serve
+
+from actors.engine_loop import EngineLoop, Outlets
+from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
+from actors.handles import RemoteAligner, RemoteTokenIndex
+from actors.index_client import IndexClient
+from actors.metrics import ReplicaMetrics
+from actors.status import ReplicaStatus
+from actors.text_generation import generate_text
+from actors.trace_sender import TraceSender
+from actors.weight_follower import Adoption, FollowerCounts, WeightFollower
+from evospec.align.trace import Trace
+from evospec.config import Config
+from evospec.engine.build import load_engine
+from evospec.engine.text import Tokenizer
+from evospec.errors import WireError
+from evospec.models.adapter import AdapterWeights
+from evospec.models.drafter import Drafter
+from evospec.ports import RegistryFactory
+from evospec.wire import Fingerprints, VersionedWeights
+
+METRICS_PERIOD_S = 5.0
+MEBIBYTE = 1 << 20
+
+
+class DecodingReplica:
+    """Ray Serve deployment class.
+
+    Loads the model and the current adapter version before Serve sends it traffic.
+
+    Args:
+        registry: opens the weight registry; None when no adapters are followed.
+        model_name: the name that metrics are labelled with.
+
+    Raises:
+        EvoSpecError: the model, or a drafter for it, can't be had.
+    """
+
+    def __init__(self, config: Config, registry: RegistryFactory | None, model_name: str) -> None:
+        engine = load_engine(config)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._fingerprints = engine.fingerprints
+        # Its `decode` also takes batches, which its annotation reflects.
+        self._tokenizer = cast(Tokenizer, engine.target.tokenizer)
+        self._limits = ModelLimits(max_length=engine.max_length, vocab_size=engine.target.vocab_size)
+        self._loop = EngineLoop(engine)
+        self._sender = TraceSender(
+            RemoteAligner().submit, max_bytes=int(config.alignment.trace_buffer_mb * MEBIBYTE)
+        )
+        self._index = IndexClient(
+            RemoteTokenIndex(),
+            self._loop.offer_hits,
+            limit=config.semantic.neighbours,
+            deadline_s=config.semantic.deadline_s,
+        )
+        self._follower = self._build_follower(engine.drafter, registry, config.registry.poll_s)
+        self._start()
+        self._metrics = ReplicaMetrics(model_name)
+        threading.Thread(target=self._publish_metrics, name="metrics", daemon=True).start()
+
+    async def generate(
+        self, request: GenerationRequest
+    ) -> AsyncIterator[GenerationChunk | GenerationFailure]:
+        """One chunk per cycle; see `generate_text`."""
+        async for chunk in generate_text(self._loop, self._tokenizer, request):
+            yield chunk
+
+    async def limits(self) -> ModelLimits:
+        return self._limits
+
+    async def status(self) -> ReplicaStatus:
+        return self._status()
+
+    def check_health(self) -> None:
+        """Raises EngineFailedError when the engine crashed or is stuck: Serve replaces the replica."""
+        self._loop.check()
+
+    def _start(self) -> None:
+        self._loop.start(
+            Outlets(traces=self._send_traces, lookups=self._index.look_up, points=self._index.write)
+        )
+        self._sender.start()
+        self._index.start()
+        if self._follower is not None:
+            self._follower.start()
+
+    def _build_follower(
+        self, drafter: Drafter | None, registry: RegistryFactory | None, poll_s: float
+    ) -> WeightFollower | None:
+        if drafter is None or registry is None:
+            return None
+        adoption = Adoption(
+            build=lambda weights: build_adapter(weights, self._fingerprints, drafter), swap=self._loop.swap
+        )
+        return WeightFollower(self._name, registry, adoption, poll_s)
+
+    def _send_traces(self, traces: list[Trace]) -> None:
+        for trace in traces:
+            self._sender.offer(trace)
+
+    def _status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            replica=self._name,
+            fingerprints=self._fingerprints,
+            engine=self._loop.stats(),
+            traces=self._sender.counts(),
+            index=self._index.counts(),
+            weights=self._follower.counts() if self._follower is not None else FollowerCounts(),
+        )
+
+    def _publish_metrics(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(METRICS_PERIOD_S):
+            self._metrics.publish(self._status())
+
+
+def build_adapter(weights: VersionedWeights, own: Fingerprints, drafter: Drafter) -> AdapterWeights:
+    """Adapter of a fetched version.
+
+    Raises:
+        WireError: it was made for another target, drafter or tokenizer, or does not fit the drafter.
+    """
+    version, made_for = weights.manifest.version, weights.manifest.fingerprints
+    if made_for != own:
+        raise WireError(f"adapter version {version} was made for {made_for}, this replica has {own}")
+    return AdapterWeights.from_bytes(weights.blob, version, drafter)

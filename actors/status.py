@@ -1,0 +1,23 @@
+"""What a replica reports of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actors.index_client import IndexCounts
+from actors.trace_sender import TraceCounts
+from actors.weight_follower import FollowerCounts
+from evospec.engine.stats import EngineStats
+from evospec.wire import Fingerprints
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """Counters of one replica and of the threads beside its engine."""
+
+    replica: str
+    fingerprints: Fingerprints
+    engine: EngineStats
+    traces: TraceCounts
+    index: IndexCounts
+    weights: FollowerCounts

@@ -1,0 +1,73 @@
+"""Runs a decode bench from start to files, with progress on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from evospec.bench.decode import DecodeBench
+from evospec.bench.measure import Turn
+from evospec.bench.plots import write_plots
+from evospec.bench.report import write_report
+from evospec.bench.results import Results, Run
+from evospec.bench.settings import DecodeSettings
+from evospec.errors import EvoSpecError
+
+
+def run_decode(settings: DecodeSettings, out: Path) -> Results:
+    """Measures, writes results.json, report.md and plots into `out`, and prints a summary.
+
+    Raises:
+        EvoSpecError: bad settings, prompts or models, or a folder that can't be written.
+    """
+    make_folder(out)
+    console = Console(stderr=True, highlight=False)
+    with console.status("loading models"):
+        bench = DecodeBench.load(settings)
+    if bench.skipped:
+        console.print(f"{bench.skipped} prompts are too long for the models and are left out")
+    with console.status("warming up"):
+        bench.warm_up()
+    turns = list(_shown(bench.turns(), bench.turn_count, console))
+    with console.status("checking outputs"):
+        results = bench.results(turns)
+    results.write(out)
+    write_report(results, write_plots(results, out), out)
+    for run in results.runs:
+        console.print(_line(run), soft_wrap=True)
+    console.print(f"results.json, report.md and plots are in {escape(str(out))}", soft_wrap=True)
+    return results
+
+
+def make_folder(folder: Path) -> None:
+    """Raises EvoSpecError when it can't be made: better before the work than after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvoSpecError(f"cannot write into {folder}: {error.strerror}; choose another --out") from None
+
+
+def _shown(turns: Iterator[Turn], count: int, console: Console) -> Iterator[Turn]:
+    """Passes turns on, with a bar on a terminal and a line at each tenth elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("decoding", total=count)
+        for number, turn in enumerate(turns, start=1):
+            bars.update(task, completed=number, description=f"{turn.batch.domain}, {turn.policy}")
+            if not console.is_terminal and number * 10 // count > (number - 1) * 10 // count:
+                console.print(f"{number} of {count} turns decoded", markup=False)
+            yield turn
+
+
+def _line(run: Run) -> str:
+    name = f"{escape(run.domain):<12} {escape(run.policy):<16}"
+    if run.failed:
+        return f"{name} [bold red]FAILED[/]: {escape(run.failure or '')}"
+    return (
+        f"{name} {run.tokens_per_s:7.1f} tokens/s  {run.speedup or 0.0:5.2f} of plain  "
+        f"τ {run.acceptance_length:.2f}  {run.active_rows:8,.0f} rows"
+    )

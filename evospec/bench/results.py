@@ -1,0 +1,131 @@
+"""The result file of every bench: what ran where, and one row per policy, arm and domain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from evospec.errors import EvoSpecError
+
+SCHEMA = 1
+FILE_NAME = "results.json"
+PLAIN = "plain"  # the policy that drafts nothing
+
+Spread = tuple[float, float]  # lower and upper quartile
+
+
+def shown_name(name: str) -> str:
+    """A model's name as results show it: of a path, the last part."""
+    return Path(name).name if Path(name).expanduser().exists() else name
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Machine(Record):
+    cpu: str
+    cores: int = Field(description="Cores this process may use.")
+    memory_gb: float
+    gpu: str | None
+    gpus: int
+    gpu_memory_gb: float
+    system: str
+    python: str
+    torch: str
+    transformers: str
+
+
+class Run(Record):
+    """One policy on one domain.
+
+    Attributes:
+        arm: how the drafter was adapted: none, lora.
+        tokens_per_s: median over batches of tokens by wall time, prompt processing included;
+            0 when the policy failed.
+        speedup: median over batches of tokens_per_s over plain decoding's on the same batch.
+        acceptance_length: tokens per cycle and request, the bonus token included.
+        acceptance_by_position: accepted / attempted; a position never attempted is absent.
+        active_rows: LM head rows the drafter scores, mean over cycles; 0 without a drafter.
+        coverage: share of the target's tokens that were active; 0 without a drafter.
+        draft_ms: per cycle; so is verify_ms.
+        peak_memory_mb: of the process while this policy decoded; all policies share the models.
+            None when it was not measured.
+        identical_to_plain: whether the output is plain decoding's; None when that can't be
+            compared token by token (sampling) or was not.
+        near_ties: emitted tokens that were not the target's first choice when its output was
+            recomputed in one pass, but within rounding of it (bfloat16 only).
+        largest_gap: greatest logit difference among them.
+        failure: why the policy failed.
+    """
+
+    target: str
+    drafter: str | None
+    policy: str
+    arm: str
+    domain: str
+    batch: int
+    tokens: int
+    cycles: int
+    tokens_per_s: float
+    acceptance_length: float
+    acceptance_by_position: tuple[float, ...]
+    active_rows: float
+    coverage: float
+    draft_ms: float
+    verify_ms: float
+    peak_memory_mb: float | None
+    identical_to_plain: bool | None
+
+    prompts: int
+    seconds: float
+    tokens_per_s_quartiles: Spread
+    speedup: float | None = None
+    speedup_quartiles: Spread | None = None
+    near_ties: int = 0
+    largest_gap: float = 0.0
+    status: Literal["ok", "failed"] = "ok"
+    failure: str | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "failed"
+
+
+class Results(Record):
+    """A whole result file. `settings` are the command's, with file names but no folders."""
+
+    schema_version: int = Field(SCHEMA, alias="schema")
+    machine: Machine
+    git: str
+    settings: dict[str, JsonValue]
+    runs: tuple[Run, ...]
+
+    @property
+    def failures(self) -> list[Run]:
+        return [run for run in self.runs if run.failed]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def write(self, folder: Path) -> Path:
+        path = folder / FILE_NAME
+        path.write_text(self.to_json(), encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Raises EvoSpecError unless the file is a result of this schema."""
+        try:
+            results = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise EvoSpecError(f"cannot read {path}: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EvoSpecError(f"{path} is not a result file: {where}: {first['msg']}") from None
+        if results.schema_version != SCHEMA:
+            raise EvoSpecError(f"{path} has schema {results.schema_version}, this program reads {SCHEMA}")
+        return results

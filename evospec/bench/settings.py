@@ -1,0 +1,81 @@
+"""What a decode bench is asked to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import JsonValue, ValidationError
+
+from evospec.bench.results import PLAIN, shown_name
+from evospec.config import VocabularyConfig
+from evospec.errors import EvoSpecError
+from evospec.models.loading import DeviceSetting, DtypeSetting
+from evospec.vocab.policy import PolicyName
+
+DEFAULT_POLICIES = (PLAIN, "full", "fr-spec:32768", "evospec")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """What to run; `limit` is per domain, `policies` always include plain decoding."""
+
+    target: str
+    prompts: tuple[Path, ...]
+    drafter: str = "default"
+    split: str | None = None
+    limit: int | None = None
+    policies: tuple[str, ...] = DEFAULT_POLICIES
+    device: DeviceSetting = "auto"
+    dtype: DtypeSetting = "auto"
+    threads: int = 0
+    batch: int = 1
+    max_tokens: int = 128
+    draft_length: int = 5
+    temperature: float = 0.0
+    seed: int = 0
+    chat: bool = True
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+
+    def described(self) -> dict[str, JsonValue]:
+        """For the result file: names, no folders."""
+        return {
+            "target": shown_name(self.target),
+            "drafter": shown_name(self.drafter),
+            "prompts": [file.name for file in self.prompts],
+            "split": self.split,
+            "limit": self.limit,
+            "policies": list(self.policies),
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": self.threads,
+            "batch": self.batch,
+            "max_tokens": self.max_tokens,
+            "draft_length": self.draft_length,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "chat": self.chat,
+            "capacity": self.vocabulary.capacity,
+            "core": self.vocabulary.core,
+        }
+
+
+def with_plain(policies: Sequence[str]) -> list[str]:
+    """The policies, each once, plain decoding first: the others are compared with it.
+
+    Raises:
+        EvoSpecError: an unknown policy.
+    """
+    others = [policy for policy in dict.fromkeys(policies) if policy != PLAIN]
+    for policy in others:
+        PolicyName.parse(policy)
+    return [PLAIN, *others]
+
+
+def vocabulary(capacity: int, core: int) -> VocabularyConfig:
+    """Sizes of the dynamic policies. Raises EvoSpecError when the core leaves too little room."""
+    try:
+        return VocabularyConfig(capacity=capacity, core=core)
+    except ValidationError as error:
+        raise EvoSpecError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None

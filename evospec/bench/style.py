@@ -1,0 +1,43 @@
+"""How plots look: size, colours that colour-blind readers tell apart, grid and legend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, without its yellow, which is too pale on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+NEUTRAL = "#7F7F7F"
+DPI = 130
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of its own, sizes in inches: no state is shared with other plots of the process."""
+    return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
+
+
+def tidy(axes: Axes) -> None:
+    """Light horizontal grid behind the data, no box."""
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all axes, outside them; each label once."""
+    entries: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=columns, frameon=False
+    )
+
+
+def save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path)
+    return path

@@ -1,0 +1,68 @@
+"""The Serve application, and the actors beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve import Application
+
+from actors.aligner import Aligner
+from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE
+from actors.index_host import IndexHost
+from actors.replica import DecodingReplica
+from evospec.config import Config
+from evospec.ports import RegistryFactory, TokenIndexFactory
+from services.gateway import Gateway, served_name
+
+APPLICATION = "evospec"
+REPLICAS = "DecodingReplica"
+GATEWAY = "Gateway"
+HEALTH_PERIOD_S = 5.0
+STOP_TIMEOUT_S = 10.0
+
+
+def build_application(config: Config, registry: RegistryFactory | None) -> Application:
+    """Gateway in front of the decoding replicas.
+
+    A replica takes as many requests as two full batches: one that runs, one that is
+    ready to join. What goes beyond waits in the gateway, up to `serve.max_queued_requests`.
+    """
+    settings = config.serve
+    per_replica = 2 * config.engine.max_batch
+    replicas = serve.deployment(
+        name=REPLICAS,
+        num_replicas=settings.replicas,
+        max_ongoing_requests=per_replica,
+        max_queued_requests=settings.max_queued_requests,
+        max_constructor_retry_count=2,
+        health_check_period_s=HEALTH_PERIOD_S,
+        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+    )(DecodingReplica)
+    gateway = serve.deployment(
+        name=GATEWAY,
+        # More than replicas and waiting line hold: overload shows there, and is told in OpenAI's words.
+        max_ongoing_requests=settings.replicas * per_replica + 2 * settings.max_queued_requests,
+        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(Gateway))
+    return gateway.bind(config, replicas.bind(config, registry, served_name(config)))
+
+
+def start_aligner(config: Config, registry: RegistryFactory) -> Any:
+    """The aligner as a named actor; it needs no GPU, and Ray starts it again when it dies."""
+    model = config.model.model_copy(update={"device": "cpu"})
+    aligner = ray.remote(Aligner).options(
+        name=ALIGNER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
+    )
+    return aligner.remote(config.model_copy(update={"model": model}), registry)
+
+
+def start_index_host(open_index: TokenIndexFactory) -> Any:
+    """The owner of the token index as a named actor."""
+    host = ray.remote(IndexHost).options(name=INDEX_HOST, namespace=NAMESPACE, num_cpus=0, max_restarts=-1)
+    return host.remote(open_index)

@@ -1,0 +1,181 @@
+"""From a checked request to a running generation, whatever the endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
+from services import api_errors
+from services.api_errors import ApiError
+from services.openai_schema import EvoSpecUsage, GenerationBody, Usage
+from services.replica_pool import OverloadedError, ReplicaLostError, ReplicaPool
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1
+ATTEMPTS = 2  # a request of which nothing was answered yet can be given to another replica
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of one request, for `usage`."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    chunks: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    adapter_version: int = 0
+    vocabulary_epoch: int = 0
+
+    def add(self, chunk: GenerationChunk) -> None:
+        self.completion_tokens += len(chunk.token_ids)
+        self.chunks += 1
+        self.drafted += chunk.drafted
+        self.accepted += chunk.accepted
+        self.adapter_version = chunk.adapter_version
+        self.vocabulary_epoch = chunk.vocabulary_epoch
+
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            total_tokens=self.prompt_tokens + self.completion_tokens,
+            evospec=EvoSpecUsage(
+                cycles=max(self.chunks - 1, 0),  # the first chunk is the token that prefill yields
+                drafted=self.drafted,
+                accepted=self.accepted,
+                adapter_version=self.adapter_version,
+                vocabulary_epoch=self.vocabulary_epoch,
+            ),
+        )
+
+
+@dataclass(slots=True)
+class Completion:
+    """A generation that has begun.
+
+    `chunks` yields what comes, the first chunk included, and raises ApiError when
+    the rest is lost or late.
+    """
+
+    id: str
+    model: str
+    prompt_ids: tuple[int, ...]
+    chunks: AsyncGenerator[GenerationChunk]
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+class CompletionService:
+    """Starts generations on a pool of replicas.
+
+    Args:
+        model: the one name that requests may ask for.
+        timeout_s: a request that takes longer is given up.
+    """
+
+    def __init__(self, pool: ReplicaPool, model: str, timeout_s: float) -> None:
+        self.model = model
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._limits: ModelLimits | None = None
+
+    async def limits(self) -> ModelLimits:
+        """Raises ApiError when no replica answers."""
+        return self._limits or await self.probe()
+
+    async def probe(self) -> ModelLimits:
+        """Asks a replica. Raises ApiError when none answers."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                self._limits = await self._pool.limits()
+                return self._limits
+        except OverloadedError:
+            raise api_errors.overloaded(RETRY_AFTER_S) from None
+        except (ReplicaLostError, TimeoutError):
+            raise api_errors.unavailable(RETRY_AFTER_S) from None
+
+    def check_model(self, name: str) -> None:
+        """Raises ApiError (404) unless the request is for the model that is served."""
+        if name != self.model:
+            raise api_errors.model_not_found(name, self.model)
+
+    async def start(self, body: GenerationBody, prompt_ids: tuple[int, ...], param: str) -> Completion:
+        """Waits for the first chunk, so that what fails early is answered with its own status.
+
+        Args:
+            param: the parameter that the prompt came from.
+
+        Raises:
+            ApiError: prompt empty, too long or of unknown tokens; overload; no replica; timeout.
+        """
+        limits = await self.limits()
+        _check_prompt(prompt_ids, limits, param)
+        sampling = body.sampling(limits.max_length - len(prompt_ids))
+        deadline = asyncio.get_running_loop().time() + self._timeout_s
+        for _ in range(ATTEMPTS):
+            request = GenerationRequest(uuid.uuid4().hex, prompt_ids, sampling, body.stop_strings)
+            chunks = self._chunks(request, deadline, param)
+            try:
+                first = await anext(chunks)
+            except ReplicaLostError as error:
+                logger.warning("request %s was lost before its first token: %s", request.id, error)
+            else:
+                return Completion(request.id, self.model, prompt_ids, _resumed(first, chunks))
+        raise api_errors.unavailable(RETRY_AFTER_S)
+
+    async def _chunks(
+        self, request: GenerationRequest, deadline: float, param: str
+    ) -> AsyncGenerator[GenerationChunk]:
+        """Chunks up to the last one. Raises ApiError, or ReplicaLostError when the rest is lost."""
+        async with aclosing(self._pool.generate(request)) as stream:
+            finished = False
+            while not finished:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        item = await anext(stream, _CUT_OFF)
+                except TimeoutError:
+                    raise api_errors.timed_out(self._timeout_s) from None
+                except OverloadedError:
+                    raise api_errors.overloaded(RETRY_AFTER_S) from None
+                if isinstance(item, GenerationFailure):
+                    raise _failure(item, param)
+                yield item
+                finished = item.finish_reason is not None
+
+
+_CUT_OFF = GenerationFailure("failed", "the stream ended before the request did")
+
+
+async def _resumed(
+    first: GenerationChunk, rest: AsyncGenerator[GenerationChunk]
+) -> AsyncGenerator[GenerationChunk]:
+    async with aclosing(rest):
+        yield first
+        try:
+            async for chunk in rest:
+                yield chunk
+        except ReplicaLostError as error:
+            logger.warning("a running request was lost: %s", error)
+            raise api_errors.server_error("The replica that served this request was lost.") from None
+
+
+def _failure(failure: GenerationFailure, param: str) -> ApiError | ReplicaLostError:
+    if failure.kind == "failed":
+        return ReplicaLostError(failure.message)
+    return api_errors.invalid(failure.message, failure.param or param)
+
+
+def _check_prompt(prompt_ids: tuple[int, ...], limits: ModelLimits, param: str) -> None:
+    if not prompt_ids:
+        raise api_errors.invalid("The prompt is empty.", param)
+    if len(prompt_ids) >= limits.max_length:
+        raise api_errors.context_length_exceeded(len(prompt_ids), limits.max_length, param)
+    if not 0 <= min(prompt_ids) <= max(prompt_ids) < limits.vocab_size:
+        raise api_errors.invalid(f"Token ids must be in 0 .. {limits.vocab_size - 1}.", param)

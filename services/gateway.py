@@ -1,0 +1,37 @@
+"""The gateway deployment: OpenAI's HTTP API in front of the decoding replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
+
+from evospec.config import Config
+from evospec.models.loading import load_tokenizer
+from services.completion import CompletionService
+from services.http_api import create_app
+from services.prompt_encoder import PromptEncoder
+from services.replica_pool import ServeReplicaPool
+
+
+class Gateway:
+    """Ray Serve ingress class: tokenises, checks, and streams what the replicas generate.
+
+    Raises:
+        EvoSpecError: the target's tokenizer can't be had.
+    """
+
+    def __init__(self, config: Config, replicas: DeploymentHandle[Any]) -> None:
+        model = served_name(config)
+        self._encoder = PromptEncoder(load_tokenizer(config.model.target))
+        self._service = CompletionService(ServeReplicaPool(replicas), model, config.serve.request_timeout_s)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve once the constructor is done (see `serve.ingress`)."""
+        return create_app(self._service, self._encoder)
+
+
+def served_name(config: Config) -> str:
+    """Name of the model in the API."""
+    return config.serve.model_name or config.model.target

@@ -1,0 +1,134 @@
+"""A Ray cluster of our own on this machine: authenticated, quiet, gone when it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable
+
+from evospec.errors import EvoSpecError
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 256 << 20  # traces and look-ups only; weights go through the registry
+PROBE_S = 0.2
+
+# How an error of ours reads inside the traceback that Ray reports of another process.
+_OWN_ERROR = re.compile(r"(?:evospec|actors|services)\.[\w.]*Error: (.+)")
+
+
+class ClusterError(EvoSpecError):
+    """Ray, or an actor of ours on it, does not start."""
+
+
+class LocalRay:
+    """Ray's daemons on this machine, and this process's connection to them."""
+
+    def __init__(self) -> None:
+        self._address: tuple[str, int] | None = None
+        self._started = False
+
+    def start(self, *, cpus: float, dashboard: bool, verbose: bool) -> None:
+        """Starts a new cluster and connects to it.
+
+        Raises:
+            ClusterError: this process is connected to a Ray cluster already, or Ray does not start.
+        """
+        _prepare_environment()
+        import ray
+
+        if ray.is_initialized():
+            raise ClusterError(
+                "this process is connected to a Ray cluster already: call ray.shutdown() first"
+            )
+        self._started = True
+        try:
+            ray.init(
+                address="local",  # whatever RAY_ADDRESS says
+                namespace="evospec",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=dashboard,
+                logging_level=logging.WARNING if verbose else logging.ERROR,
+                log_to_driver=verbose,
+            )
+        except (RuntimeError, ConnectionError, ValueError) as error:
+            raise ClusterError(f"Ray does not start: {_first_line(str(error))}") from error
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        self._address = (host, int(port))
+
+    def stop(self) -> None:
+        """Returns when the daemons have ended; does nothing when they were not started here."""
+        import ray
+
+        if self._started:
+            ray.shutdown(wait_for_processes=True)
+        self._started = False
+        self._address = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the cluster's control service listens."""
+        if self._address is None:
+            return False
+        try:
+            with socket.create_connection(self._address, timeout=1.0):
+                return True
+        except OSError:
+            return False
+
+    def run_while_alive(self, work: Callable[[], object], limit_s: float) -> None:
+        """Runs `work` on a thread, and leaves it behind when the cluster dies or the time is up.
+
+        A signal to the whole process group ends Ray's daemons as well, and Ray aborts a
+        process that waits for them: cleaning up must not wait.
+        """
+        thread = threading.Thread(target=_logged, args=(work,), daemon=True)
+        if not self.alive:
+            return
+        thread.start()
+        for _ in range(math.ceil(limit_s / PROBE_S)):
+            thread.join(PROBE_S)
+            if not thread.is_alive() or not self.alive:
+                return
+
+
+def own_error(text: str) -> EvoSpecError:
+    """The error of ours that made a remote call or a deployment fail, as one line."""
+    found = _OWN_ERROR.findall(text)
+    return ClusterError(found[-1].strip() if found else f"the cluster does not start: {_first_line(text)}")
+
+
+def _logged(work: Callable[[], object]) -> None:
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        work()
+    except (EvoSpecError, RayError, RayServeException, RuntimeError, TimeoutError) as error:
+        logger.warning("the cluster was not wound down in order: %s", _first_line(str(error)))
+
+
+def _prepare_environment() -> None:
+    """Decides on authentication before Ray does, and keeps Ray from reporting usage.
+
+    Ray's daemons read these variables, so they stay set.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return
+    # A token that lives as long as this process; without it Ray writes one to the home folder.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if "ray" not in sys.modules:
+        # Ray reads it on import. Imported earlier, it turns token authentication on by itself.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason was given")

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import cast
+
+import pytest
+
+from actors.engine_loop import EngineLoop, Outlets
+from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest
+from actors.text_generation import generate_text
+from evospec.engine.request import Request, SamplingParams, StepOutput
+from evospec.engine.text import Tokenizer
+from tests.tiny import tiny_tokenizer
+from tests.unit.actors.fakes import FakeEngine, wait_until
+
+Item = GenerationChunk | GenerationFailure
+
+
+class ScriptedEngine(FakeEngine):
+    """Emits the prompt itself, `per_step` tokens at a time."""
+
+    per_step = 3
+
+    def admit(self, request: Request) -> None:
+        super().admit(request)
+        self.left[request.id] = list(request.prompt_ids)
+
+    def _advance(self, request_id: str) -> StepOutput:
+        tokens = self.left.get(request_id, [])
+        if request_id in self.cancelled:
+            del self.left[request_id]
+            return StepOutput(request_id, (), finish_reason="cancelled")
+        now, rest = tokens[: self.per_step], tokens[self.per_step :]
+        self.left[request_id] = rest
+        if not rest:
+            del self.left[request_id]
+        drafted = len(now) - 1
+        return StepOutput(request_id, tuple(now), drafted, drafted, None if rest else "length")
+
+
+@pytest.fixture
+def engine() -> ScriptedEngine:
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def loop(engine: ScriptedEngine) -> Iterator[EngineLoop]:
+    loop = EngineLoop(engine)
+    loop.start(Outlets())
+    yield loop
+    loop.stop()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return cast(Tokenizer, tiny_tokenizer())
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(tiny_tokenizer()(text).input_ids)
+
+
+def collect(loop: EngineLoop, tokenizer: Tokenizer, text: str, stop: tuple[str, ...] = ()) -> list[Item]:
+    async def run() -> list[Item]:
+        request = GenerationRequest("r", ids(text), SamplingParams(), stop)
+        return [item async for item in generate_text(loop, tokenizer, request)]
+
+    return asyncio.run(run())
+
+
+def joined(items: list[Item]) -> str:
+    return "".join(item.text for item in items if isinstance(item, GenerationChunk))
+
+
+def test_one_chunk_per_cycle_with_text_tokens_and_counters(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+    items = collect(loop, tokenizer, "abcdefgh")
+    assert [len(item.token_ids) for item in items if isinstance(item, GenerationChunk)] == [3, 3, 2]
+    assert joined(items) == "abcdefgh"
+    last = items[-1]
+    assert isinstance(last, GenerationChunk)
+    assert (last.drafted, last.accepted, last.finish_reason) == (1, 1, "length")
+
+
+def test_characters_of_several_tokens_are_never_torn(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+    items = collect(loop, tokenizer, "aé漢🙂b")
+    assert joined(items) == "aé漢🙂b"
+    assert all("\ufffd" not in item.text for item in items if isinstance(item, GenerationChunk))
+
+
+@pytest.mark.parametrize("stop", ["def", "f", "efg"])
+def test_a_stop_string_ends_text_tokens_and_engine_request(
+    engine: ScriptedEngine, loop: EngineLoop, tokenizer: Tokenizer, stop: str
+) -> None:
+    text = "abcdefghijkl" * 2000
+    items = collect(loop, tokenizer, text, (stop,))
+    last = items[-1]
+    assert isinstance(last, GenerationChunk)
+    assert joined(items) == text[: text.index(stop)]
+    assert last.finish_reason == "stop"
+    # Tokens behind the stop string do not count, those that complete it do.
+    tokens = sum(len(item.token_ids) for item in items if isinstance(item, GenerationChunk))
+    assert tokens == text.index(stop) + len(stop)
+    wait_until(lambda: not engine.has_work)
+    assert engine.cancelled == {"r"}
+
+
+def test_held_back_text_is_released_at_the_end(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+    assert joined(collect(loop, tokenizer, "abcde", ("efg",))) == "abcde"
+
+
+def test_a_refused_request_ends_in_one_failure(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+    (failure,) = collect(loop, tokenizer, "")
+    assert failure == GenerationFailure("invalid", "the prompt is empty", "prompt")
+
+
+def test_a_crash_ends_in_one_failure(engine: ScriptedEngine, loop: EngineLoop, tokenizer: Tokenizer) -> None:
+    engine.crash = ValueError("boom")
+    (failure,) = collect(loop, tokenizer, "abc")
+    assert isinstance(failure, GenerationFailure)
+    assert failure.kind == "failed"
+    assert "boom" in failure.message
+
+
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_consumer_that_leaves_cancels_the_request(
+    engine: ScriptedEngine, loop: EngineLoop, tokenizer: Tokenizer, how: str
+) -> None:
+    request = GenerationRequest("r", ids("abc" * 100_000), SamplingParams())
+
+    async def run() -> None:
+        stream = generate_text(loop, tokenizer, request)
+        await anext(stream)
+        if how == "close":
+            await stream.aclose()
+            return
+        task = asyncio.ensure_future(_drain(stream))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    wait_until(lambda: not engine.has_work)
+    assert engine.cancelled == {"r"}
+
+
+async def _drain(stream: AsyncIterator[Item]) -> None:
+    async for _ in stream:
+        pass

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from services import ray_runtime
+from services.ray_runtime import own_error
+
+REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
+Error:
+Traceback (most recent call last):
+  File "/somewhere/replica.py", line 50, in __init__
+    engine = load_engine(config)
+evospec.errors.DrafterMismatchError: the drafter was made for a, not for this target
+  See the logs for more."""
+
+
+def test_the_own_error_of_a_remote_traceback_is_told_alone() -> None:
+    error = own_error(REMOTE)
+    assert str(error) == "the drafter was made for a, not for this target"
+
+
+def test_other_errors_keep_their_first_line() -> None:
+    assert str(own_error("\n no space left\n more")) == ("the cluster does not start: no space left")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "x")  # so that it is restored
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("environment")
+def test_authentication_is_on_with_a_token_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    ray_runtime._prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_the_user_decided_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    ray_runtime._prepare_environment()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"

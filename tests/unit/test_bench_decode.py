@@ -1,0 +1,201 @@
+"""The decode bench on tiny models, from prompt file to result files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from evospec.bench.command import run_decode
+from evospec.bench.decode import DecodeBench
+from evospec.bench.plots import write_plots
+from evospec.bench.report import render
+from evospec.bench.results import Results
+from evospec.bench.settings import DecodeSettings, vocabulary, with_plain
+from evospec.config import VocabularyConfig
+from evospec.engine.engine import Engine
+from evospec.engine.request import Request, StepOutput
+from evospec.engine.stats import EngineStats
+from evospec.errors import EvoSpecError
+from tests.tiny import TinyFolders, tiny_folders
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> TinyFolders:
+    return tiny_folders(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def settings(folders: TinyFolders, tmp_path_factory: pytest.TempPathFactory) -> DecodeSettings:
+    rows = [("law", "a contract"), ("law", "a tort"), ("law", "a deed"), ("code", "a loop")]
+    file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    file.write_text("\n".join(json.dumps({"domain": domain, "prompt": text}) for domain, text in rows))
+    return DecodeSettings(
+        target=str(folders.target),
+        drafter=str(folders.drafter),
+        prompts=(file,),
+        policies=("full", "fr-spec:64", "evospec"),
+        device="cpu",
+        dtype="float32",
+        batch=2,
+        max_tokens=12,
+        vocabulary=VocabularyConfig(capacity=128, core=32),
+    )
+
+
+@pytest.fixture(scope="module")
+def out(settings: DecodeSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the files of one run of all policies."""
+    folder = tmp_path_factory.mktemp("bench") / "new" / "folder"
+    run_decode(settings, folder)
+    return folder
+
+
+def measure(settings: DecodeSettings) -> Results:
+    """Results without warm-up and files."""
+    bench = DecodeBench.load(settings)
+    return bench.results(list(bench.turns()))
+
+
+def test_all_policies_give_plain_decodings_output(out: Path) -> None:
+    results = Results.read(out / "results.json")
+    assert [(run.domain, run.policy) for run in results.runs] == [
+        (domain, policy)
+        for domain in ("law", "code")
+        for policy in ("plain", "full", "fr-spec:64", "evospec")
+    ]
+    for run in results.runs:
+        assert run.identical_to_plain
+        assert run.status == "ok"
+        assert run.tokens_per_s > 0
+        assert run.prompts == (3 if run.domain == "law" else 1)
+    by_policy = {run.policy: run for run in results.runs if run.domain == "law"}
+    assert by_policy["full"].active_rows == 260
+    assert by_policy["fr-spec:64"].active_rows == 64 + 4  # and the special tokens
+    assert 32 < by_policy["evospec"].active_rows <= 128
+    assert by_policy["plain"].acceptance_by_position == ()
+
+
+def test_results_name_no_folder(out: Path, settings: DecodeSettings) -> None:
+    for file in ("results.json", "report.md"):
+        content = (out / file).read_text()
+        assert str(Path(settings.target).parent) not in content
+        assert str(settings.prompts[0].parent) not in content
+    results = Results.read(out / "results.json")
+    assert results.settings["prompts"] == ["prompts.jsonl"]
+    assert results.runs[0].target == "target"
+
+
+def test_plots_are_written_and_shown_in_the_report(out: Path) -> None:
+    report = (out / "report.md").read_text()
+    plots = sorted(out.glob("*.png"))
+    assert [plot.name for plot in plots] == [
+        "acceptance_by_position.png",
+        "acceptance_length.png",
+        "speed.png",
+    ]
+    for plot in plots:
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        assert f"({plot.name})" in report
+
+
+@dataclass(slots=True)
+class CorruptingEngine:
+    """Changes one token of what the engine emits for one request."""
+
+    inner: Engine
+    victim: str
+    spoilt: bool = False
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.inner.stats
+
+    @property
+    def has_work(self) -> bool:
+        return self.inner.has_work
+
+    def admit(self, request: Request) -> None:
+        self.inner.admit(request)
+
+    def step(self) -> list[StepOutput]:
+        return [self._spoil(output) for output in self.inner.step()]
+
+    def _spoil(self, output: StepOutput) -> StepOutput:
+        if self.spoilt or output.request_id != self.victim or not output.tokens:
+            return output
+        self.spoilt = True
+        return replace(output, tokens=((output.tokens[0] + 1) % 256, *output.tokens[1:]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_policy_that_corrupts_a_token_is_reported_as_failed(
+    settings: DecodeSettings, dtype: Literal["float32", "bfloat16"], tmp_path: Path
+) -> None:
+    bench = DecodeBench.load(replace(settings, dtype=dtype, policies=("full", "evospec")))
+    evospec = bench.arms[-1]
+    assert isinstance(evospec.engine, Engine)
+    bench.arms[-1] = replace(evospec, engine=CorruptingEngine(evospec.engine, victim="1:prompts/2"))
+    results = bench.results(list(bench.turns()))
+    assert {(run.policy, run.domain) for run in results.failures} == {("evospec", "law"), ("evospec", "code")}
+    for run in results.failures:
+        assert run.tokens_per_s == 0.0
+        assert run.speedup is None
+        assert run.identical_to_plain is (run.domain == "code")
+    report = render(results, [])
+    assert "**evospec FAILED**: 1:prompts/2: output token 0 is " in report
+    assert "| evospec | FAILED |" in report
+    assert write_plots(results, tmp_path)
+
+
+def test_bfloat16_differs_by_near_ties_at_most(settings: DecodeSettings) -> None:
+    results = measure(replace(settings, dtype="bfloat16", policies=("full",)))
+    assert not results.failures
+    assert results.settings["dtype"] == "bfloat16"
+
+
+def test_sampling_is_not_compared(settings: DecodeSettings) -> None:
+    results = measure(replace(settings, temperature=0.8, policies=("evospec",)))
+    assert {run.identical_to_plain for run in results.runs} == {None}
+
+
+def test_engines_and_their_index_keep_what_they_learn(settings: DecodeSettings) -> None:
+    bench = DecodeBench.load(replace(settings, policies=("evospec",)))
+    bench.warm_up()
+    epochs, points = [], []
+    for turn in bench.turns():
+        if turn.policy == "evospec":
+            epochs.append(turn.counters.vocabulary_epoch)
+            points.append(bench.arms[-1].retrieval.index.count())
+    assert epochs == sorted(set(epochs))
+    assert points == [2, 3, 4]  # a point per prompt; none from warming up
+
+
+def test_prompts_that_do_not_fit_are_left_out_and_counted(settings: DecodeSettings, tmp_path: Path) -> None:
+    file = tmp_path / "long.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": text}) for text in ("short", "x" * 600)))
+    bench = DecodeBench.load(replace(settings, prompts=(file,)))
+    assert bench.skipped == 1
+    assert [len(batch.requests) for batch in bench.batches] == [1]
+    with pytest.raises(EvoSpecError, match="no prompt fits the models' 512 positions"):
+        DecodeBench.load(replace(settings, prompts=(file,), max_tokens=508))
+
+
+def test_policies_are_checked_before_anything_is_loaded() -> None:
+    assert with_plain(["full", "plain", "full"]) == ["plain", "full"]
+    with pytest.raises(EvoSpecError, match="unknown vocabulary policy 'fast'"):
+        with_plain(["fast"])
+
+
+def test_a_core_that_fills_the_rows_is_told() -> None:
+    with pytest.raises(EvoSpecError, match="core \\(100\\) may fill at most half of capacity \\(128\\)"):
+        vocabulary(capacity=128, core=100)
+
+
+def test_an_output_folder_that_is_a_file_is_told(settings: DecodeSettings, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(EvoSpecError, match="cannot write into"):
+        run_decode(settings, tmp_path / "out")
