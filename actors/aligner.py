@@ -174,8 +174,9 @@ class Aligner:
 
     def _metrics(self, report: GateReport) -> dict[str, float]:
         metrics = {
-            "acceptance_length": report.candidate,
-            "parent_acceptance_length": report.current,
+            "acceptance_length": report.candidate.expected,
+            "parent_acceptance_length": report.current.expected,
+            "greedy_acceptance_length": report.candidate.greedy,
             "positions": float(report.positions),
             "steps": float(self._trainer.counts.steps),
         }

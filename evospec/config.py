@@ -110,15 +110,15 @@ class AlignmentConfig(Section):
     replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
     rank: int = Field(16, ge=1, le=256, description="LoRA rank.")
     alpha: float = Field(32.0, gt=0, description="LoRA scale is alpha / rank.")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0, description="AdamW's pull of the adapter back to the base.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     test_time_steps: int = Field(3, ge=1, le=16, description="Draft steps unrolled in training.")
     batch_traces: int = Field(8, ge=1, description="Traces per step.")
     steps_per_trace: float = Field(
-        1.0, gt=0, description="Steps that each new trace pays for: without traffic the aligner rests."
+        0.5, gt=0, description="Steps that each new trace pays for: without traffic the aligner rests."
     )
-    steps_per_version: int = Field(8, ge=1, description="Steps between two published versions.")
+    steps_per_version: int = Field(6, ge=1, description="Steps between two published versions.")
     min_traces: int = Field(8, ge=2, description="Traces needed before the first step.")
     holdout: float = Field(0.2, gt=0, lt=1, description="Share of traces kept from training, for the gate.")
     min_gain: float = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,28 +18,44 @@ from evospec.models.tables import TokenTables
 
 
 @dataclass(frozen=True, slots=True)
-class GateReport:
-    """Expected acceptance lengths of two adapters on the same held-out traces.
+class Acceptance:
+    """Two views of how well a drafter does on held-out traces, in tokens per cycle.
 
-    `positions` counts the roots that drafts were simulated from; 0 when no held-out trace
-    was long enough, and both lengths are 1.0 then.
+    Attributes:
+        greedy: cycles simulated with argmax on both sides: what greedy requests would see.
+        expected: the mean over all roots of 1 + sum_j prod_{i <= j} alpha_i, where alpha_i is
+            the chance sum_x min(p, q) that step i's token is accepted when sampling (Leviathan
+            et al., 2211.17192, corollary 3.6). It moves with every probability, so it tells two
+            adapters apart on far fewer traces than counting matches does.
     """
 
-    current: float
-    candidate: float
+    greedy: float
+    expected: float
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """Two adapters on the same held-out traces.
+
+    `positions` counts the roots that drafts were simulated from; 0 when no held-out trace
+    was long enough, and all lengths are 1.0 then.
+    """
+
+    current: Acceptance
+    candidate: Acceptance
     positions: int
 
     @property
     def gain(self) -> float:
-        return self.candidate - self.current
+        return self.candidate.expected - self.current.expected
 
     def passes(self, min_gain: float) -> bool:
-        """Whether the candidate adds more than `min_gain`; never without evidence."""
+        """Whether the candidate is expected to add more than `min_gain`; never without evidence."""
         return self.positions > 0 and self.gain > min_gain
 
 
 @torch.no_grad()
-def draft_matches(
+def draft_logits(
     drafter: Drafter,
     weights: Mapping[str, Tensor],
     tables: TokenTables,
@@ -47,25 +63,46 @@ def draft_matches(
     candidates: Tensor,
     steps: int,
 ) -> Tensor:
-    """Whether each greedy draft step, teacher-forced, names the token that the trace has.
+    """Logits of each teacher-forced draft step over candidate rows.
 
     Args:
         weights: replace the drafter's own, by parameter name.
-        candidates: token ids whose head rows are scored [candidates].
+        candidates: token ids whose head rows are scored, rising [candidates].
 
     Returns:
-        bool [rows, width - steps, steps] ([rows, 0, steps] for narrower batches); at root s,
-        step j stands for token s + 2 + j.
+        [steps, rows, roots, candidates] with width - steps roots (none for narrower batches);
+        step j at root s stands for token s + 2 + j.
     """
     roots = max(batch.width - steps, 0)
     head = tables.head[candidates].to(drafter.fc.weight.dtype)  # [candidates, hidden]
     states = draft_states(drafter, weights, tables, batch, steps)
-    matches = [
-        candidates[(hidden[:, :roots] @ head.T).argmax(dim=-1)]
-        == batch.token_ids[:, 2 + step : 2 + step + roots]
-        for step, hidden in enumerate(states)
-    ]
-    return torch.stack(matches, dim=-1)
+    return torch.stack([hidden[:, :roots] @ head.T for hidden in states])
+
+
+def draft_matches(logits: Tensor, batch: TraceBatch, candidates: Tensor) -> Tensor:
+    """Whether each draft step's best token is the one that the trace has, bool [rows, roots, steps]."""
+    steps, _, roots, _ = logits.shape
+    best = candidates[logits.argmax(dim=-1)]  # [steps, rows, roots]
+    own = [batch.token_ids[:, 2 + step : 2 + step + roots] for step in range(steps)]
+    return (best == torch.stack(own)).permute(1, 2, 0)
+
+
+def acceptance_chances(logits: Tensor, batch: TraceBatch, candidates: Tensor) -> Tensor:
+    """Chance sum_x min(p(x), q(x)) that each sampled draft token is accepted [steps, rows, roots].
+
+    p is known by its top-k; what lies outside is one event, which bounds the sum from above,
+    for every adapter alike.
+    """
+    steps, _, roots, _ = logits.shape
+    columns = torch.searchsorted(candidates, batch.top_ids)  # [rows, width, k]
+    chances = []
+    for step in range(steps):
+        place = slice(step + 1, step + 1 + roots)
+        p = batch.top_logprobs[:, place].exp()  # [rows, roots, k]
+        q = logits[step].softmax(dim=-1).gather(-1, columns[:, place])
+        tail = torch.minimum(1 - p.sum(dim=-1), 1 - q.sum(dim=-1)).clamp(min=0)
+        chances.append(torch.minimum(p, q).sum(dim=-1) + tail)
+    return torch.stack(chances)
 
 
 def replay_acceptance(matches: Tensor, batch: TraceBatch) -> tuple[AcceptanceCounts, int]:
@@ -77,14 +114,23 @@ def replay_acceptance(matches: Tensor, batch: TraceBatch) -> tuple[AcceptanceCou
     Returns:
         Counts over all windows, and the number of roots they covered.
     """
-    steps = matches.shape[-1]
     counts, positions = AcceptanceCounts(), 0
-    for row, first, width in zip(matches, batch.first_scored(), batch.widths, strict=True):
-        # Token first + 1 is the first generated one: the target gave it, drafting starts behind it.
-        roots = row[first : max(width - steps, first)]
+    for row, chosen in zip(matches, scored_roots(batch, matches.shape[-1]), strict=True):
+        roots = row[chosen]
         counts += acceptance_length(roots)
         positions += len(roots)
     return counts, positions
+
+
+def scored_roots(batch: TraceBatch, steps: int) -> list[slice]:
+    """Roots of each row whose whole draft lies in generated text.
+
+    Token first + 1 is the first generated one: the target gave it, drafting starts behind it.
+    """
+    return [
+        slice(first, max(width - steps, first))
+        for first, width in zip(batch.first_scored(), batch.widths, strict=True)
+    ]
 
 
 def judge(
@@ -106,16 +152,32 @@ def judge(
         steps: draft length.
         batch_traces: traces per forward pass.
     """
-    totals = [AcceptanceCounts(), AcceptanceCounts()]
-    positions = 0
+    totals = [_Total(), _Total()]
     for start in range(0, len(traces), batch_traces):
         batch = collate(traces[start : start + batch_traces], drafter.device)
         candidates = candidate_ids(core_ids, batch)
-        for index, weights in enumerate((current, candidate)):
-            matches = draft_matches(drafter, weights, tables, batch, candidates, steps)
-            counts, covered = replay_acceptance(matches, batch)
-            totals[index] += counts
-        positions += covered
-    return GateReport(
-        current=totals[0].acceptance_length, candidate=totals[1].acceptance_length, positions=positions
-    )
+        for total, weights in zip(totals, (current, candidate), strict=True):
+            logits = draft_logits(drafter, weights, tables, batch, candidates, steps)
+            total.add(logits, batch, candidates)
+    return GateReport(totals[0].acceptance(), totals[1].acceptance(), totals[0].positions)
+
+
+@dataclass(slots=True)
+class _Total:
+    """Sums over batches for one set of weights."""
+
+    counts: AcceptanceCounts = field(default_factory=AcceptanceCounts)
+    expected: float = 0.0
+    positions: int = 0
+
+    def add(self, logits: Tensor, batch: TraceBatch, candidates: Tensor) -> None:
+        counts, positions = replay_acceptance(draft_matches(logits, batch, candidates), batch)
+        self.counts += counts
+        self.positions += positions
+        lengths = 1 + acceptance_chances(logits, batch, candidates).cumprod(dim=0).sum(dim=0)  # [rows, roots]
+        for row, roots in zip(lengths, scored_roots(batch, logits.shape[0]), strict=True):
+            self.expected += float(row[roots].sum())
+
+    def acceptance(self) -> Acceptance:
+        mean = self.expected / self.positions if self.positions else 1.0
+        return Acceptance(greedy=self.counts.acceptance_length, expected=mean)

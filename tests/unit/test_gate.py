@@ -13,7 +13,15 @@ from torch import Tensor
 
 from evospec.align.acceptance import AcceptanceCounts, acceptance_length
 from evospec.align.batch import collate
-from evospec.align.gate import GateReport, draft_matches, judge, replay_acceptance
+from evospec.align.gate import (
+    Acceptance,
+    GateReport,
+    acceptance_chances,
+    draft_logits,
+    draft_matches,
+    judge,
+    replay_acceptance,
+)
 from evospec.align.loss import candidate_ids
 from evospec.align.trace import Trace
 from evospec.models.drafter import Drafter
@@ -103,7 +111,7 @@ def test_simulation_equals_drafting_from_each_root() -> None:
             accepted = [*map(int.__eq__, drafted, actual), False].index(False)
             expected += AcceptanceCounts(1, accepted + 1)
             root += accepted + 1
-    matches = draft_matches(drafter, {}, tables, batch, candidates, STEPS)
+    matches = draft_matches(draft_logits(drafter, {}, tables, batch, candidates, STEPS), batch, candidates)
     assert replay_acceptance(matches, batch) == (expected, positions)
     assert expected.acceptance_length > 1.2
 
@@ -111,7 +119,9 @@ def test_simulation_equals_drafting_from_each_root() -> None:
 def test_unscored_context_and_short_windows_yield_no_cycles() -> None:
     traces = [random_trace(0, width=3, context=0), random_trace(1, width=12, context=12)]
     for batch in (collate(traces, CPU), collate(traces[:1], CPU)):
-        matches = draft_matches(tiny_drafter(), {}, tiny_tables(), batch, CORE, STEPS)
+        matches = draft_matches(
+            draft_logits(tiny_drafter(), {}, tiny_tables(), batch, CORE, STEPS), batch, CORE
+        )
         assert matches.shape == (len(batch.widths), max(batch.width - STEPS, 0), STEPS)
         assert replay_acceptance(matches, batch) == (AcceptanceCounts(), 0)
 
@@ -122,10 +132,30 @@ def test_judge_scores_both_sides_on_the_same_positions() -> None:
     broken = {"fc.weight": torch.zeros_like(drafter.fc.weight), "norm.weight": torch.zeros(32)}
     report = judge(drafter, broken, {}, tables, CORE, traces, steps=STEPS, batch_traces=2)
     assert report.positions == sum(trace.width - STEPS - 4 for trace in traces)
-    assert report.candidate > report.current
+    assert report.candidate.greedy > report.current.greedy
     swapped = judge(drafter, {}, broken, tables, CORE, traces, steps=STEPS, batch_traces=2)
     assert (swapped.current, swapped.candidate) == (report.candidate, report.current)
-    assert (report.passes(0.0), swapped.passes(0.0)) == (True, False)
+    assert report.gain == -swapped.gain != 0
+    assert report.passes(0.0) != swapped.passes(0.0)
+
+
+def test_chances_are_the_overlap_of_both_distributions() -> None:
+    """Against a loop over tokens, with a top-k that holds all of the target's mass."""
+    drafter, tables = tiny_drafter(), tiny_tables()
+    trace = random_trace(3)
+    ids = trace.top_ids[:, :2].copy()
+    shares = np.log(np.array([0.75, 0.25], dtype=np.float16))
+    trace = replace(trace, top_ids=ids, top_logprobs=np.tile(shares, (trace.width, 1)).astype(np.float16))
+    batch = collate([trace], CPU)
+    candidates = candidate_ids(CORE, batch)
+    logits = draft_logits(drafter, {}, tables, batch, candidates, STEPS)
+    chances = acceptance_chances(logits, batch, candidates)
+    for step in range(STEPS):
+        for root in range(logits.shape[2]):
+            q = dict(zip(candidates.tolist(), logits[step, 0, root].softmax(-1).tolist(), strict=True))
+            best, second = ids[root + step + 1].tolist()
+            overlap = min(0.75, q[best]) + min(0.25, q[second])
+            assert chances[step, 0, root].item() == pytest.approx(overlap, abs=2e-3)
 
 
 def test_judge_leaves_the_drafter_as_it_was() -> None:
@@ -137,10 +167,11 @@ def test_judge_leaves_the_drafter_as_it_was() -> None:
 
 
 def test_passing_needs_evidence_and_more_than_the_margin() -> None:
-    assert GateReport(current=1.5, candidate=1.75, positions=10).passes(0.125)
-    assert not GateReport(current=1.5, candidate=1.75, positions=10).passes(0.25)
-    assert not GateReport(current=1.5, candidate=1.5, positions=10).passes(0.0)
-    assert not GateReport(current=1.0, candidate=2.0, positions=0).passes(0.0)
+    low, high = Acceptance(1.6, 1.5), Acceptance(1.4, 1.75)  # the expectation decides
+    assert GateReport(current=low, candidate=high, positions=10).passes(0.125)
+    assert not GateReport(current=low, candidate=high, positions=10).passes(0.25)
+    assert not GateReport(current=low, candidate=low, positions=10).passes(0.0)
+    assert not GateReport(current=low, candidate=high, positions=0).passes(0.0)
     nothing = judge(tiny_drafter(), {}, {}, tiny_tables(), CORE, [], steps=STEPS, batch_traces=2)
-    assert nothing == GateReport(current=1.0, candidate=1.0, positions=0)
+    assert nothing == GateReport(Acceptance(1.0, 1.0), Acceptance(1.0, 1.0), positions=0)
     assert not nothing.passes(-1.0)
