@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,6 +14,9 @@ from torch import Tensor
 _GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685
+
+
+GREEDY_BELOW = 1e-5  # as in vLLM
 
 
 class Purpose(IntEnum):
@@ -27,7 +31,7 @@ class Purpose(IntEnum):
 class SamplingParams:
     """How a request's tokens are chosen from the target's distribution, and how many.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 are off. Equal seeds (any 64-bit
+    `temperature` 0 is greedy, and so is any below GREEDY_BELOW, where dividing would overflow. `top_k` 0 and `top_p` 1 are off. Equal seeds (any 64-bit
     integer) give equal outputs as long as drafter and vocabulary are in the same state.
     """
 
@@ -38,9 +42,20 @@ class SamplingParams:
     max_tokens: int = 256
     ignore_eos: bool = False
 
+    def invalid_field(self) -> str | None:
+        """Name of the first field whose value can't be served; None when all can."""
+        valid = {
+            "temperature": 0.0 <= self.temperature < math.inf,
+            "top_p": 0.0 < self.top_p <= 1.0,
+            "top_k": self.top_k >= 0,
+            "seed": -(2**63) <= self.seed < 2**63,
+            "max_tokens": self.max_tokens >= 1,
+        }
+        return next((name for name, holds in valid.items() if not holds), None)
+
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0.0
+        return self.temperature < GREEDY_BELOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +81,9 @@ class SamplingBatch:
     @classmethod
     def of(cls, params: Sequence[SamplingParams], device: torch.device) -> SamplingBatch:
         return cls(
-            temperature=torch.tensor([param.temperature for param in params], device=device),
+            temperature=torch.tensor(
+                [0.0 if param.greedy else param.temperature for param in params], device=device
+            ),
             top_p=torch.tensor([param.top_p for param in params], device=device),
             top_k=torch.tensor([param.top_k for param in params], device=device),
             seeds=torch.tensor([param.seed for param in params], device=device),

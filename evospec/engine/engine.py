@@ -243,8 +243,9 @@ class Engine:
         count = len(request.prompt_ids)
         if not count:
             raise InvalidRequestError("the prompt is empty", "prompt")
-        if request.sampling.max_tokens < 1:
-            raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        invalid = request.sampling.invalid_field()
+        if invalid is not None:
+            raise InvalidRequestError(f"{invalid} is out of bounds", invalid)
         if self._scheduler.find(request.id) is not None:
             raise InvalidRequestError(f"request id {request.id} is running already", "id")
         if count + request.sampling.max_tokens > self.max_length:

@@ -5,6 +5,7 @@ Knows nothing of scheduling, vocabularies or text.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ class Runner:
         positions = max_length + longest_draft + 1  # a draft may run past the last token that is kept
         self._cache = target.new_cache(slots, positions)
         self._sampling: SamplingBatch | None = None
-        self._sampling_of: tuple[str, ...] = ()
+        self._sampling_of: list[RequestState] = []
         if chain is not None:
             taps = len(chain.drafter.config.tap_layers)
             self._draft_cache = chain.drafter.new_cache(slots, positions)
@@ -67,10 +68,10 @@ class Runner:
 
     def sampling(self, states: Sequence[RequestState]) -> SamplingBatch:
         """Sampling parameters of the batch, rebuilt only when its members change."""
-        members = tuple(state.request.id for state in states)
-        if self._sampling is None or members != self._sampling_of:
+        same = len(states) == len(self._sampling_of) and all(map(operator.is_, states, self._sampling_of))
+        if self._sampling is None or not same:
             self._sampling = SamplingBatch.of([state.request.sampling for state in states], self.device)
-            self._sampling_of = members
+            self._sampling_of = list(states)
         return self._sampling
 
     @torch.inference_mode()

@@ -63,6 +63,11 @@ def test_end_of_sequence_ends_even_inside_an_accepted_run() -> None:
         (Request("r", (-1,), SHORT), "prompt"),
         (Request("r", tuple([1] * 128)), "prompt"),
         (Request("r", (1, 2), SamplingParams(max_tokens=0)), "max_tokens"),
+        (Request("r", (1, 2), SamplingParams(max_tokens=4, seed=2**63)), "seed"),
+        (Request("r", (1, 2), SamplingParams(max_tokens=4, top_p=0.0)), "top_p"),
+        (Request("r", (1, 2), SamplingParams(max_tokens=4, top_k=-1)), "top_k"),
+        (Request("r", (1, 2), SamplingParams(max_tokens=4, temperature=float("nan"))), "temperature"),
+        (Request("r", (1, 2), SamplingParams(max_tokens=4, temperature=-1.0)), "temperature"),
         (Request("r", (1, 2), SamplingParams(max_tokens=127)), "max_tokens"),
     ],
 )
@@ -100,6 +105,17 @@ def test_seeded_sampling_is_the_same_alone_and_in_a_batch() -> None:
     other_seed = build(TARGET, "full", 4)
     other_seed.admit(Request("r", PROMPT, SamplingParams(temperature=1.0, seed=12, max_tokens=24)))
     assert tokens(run(other_seed)["r"]) != expected
+
+
+def test_an_id_that_comes_back_brings_its_own_sampling() -> None:
+    engine = build(TARGET, "full", 4)
+    engine.admit(Request("r", PROMPT, SamplingParams(temperature=2.0, seed=5, max_tokens=12)))
+    run(engine)
+    engine.admit(Request("r", PROMPT, SamplingParams(max_tokens=12)))
+    again = tokens(run(engine)["r"])
+    plain = build(TARGET, None, 0)
+    plain.admit(Request("r", PROMPT, SamplingParams(max_tokens=12)))
+    assert again == tokens(run(plain)["r"])
 
 
 def test_a_storm_of_requests_and_cancellations_leaks_nothing() -> None:
