@@ -31,8 +31,9 @@ class Purpose(IntEnum):
 class SamplingParams:
     """How a request's tokens are chosen from the target's distribution, and how many.
 
-    `temperature` 0 is greedy, and so is any below GREEDY_BELOW, where dividing would overflow. `top_k` 0 and `top_p` 1 are off. Equal seeds (any 64-bit
-    integer) give equal outputs as long as drafter and vocabulary are in the same state.
+    `temperature` 0 is greedy, and so is any below GREEDY_BELOW, where dividing would
+    overflow. `top_k` 0 and `top_p` 1 are off. Equal seeds (any 64-bit integer) give equal
+    outputs as long as drafter and vocabulary are in the same state.
     """
 
     temperature: float = 0.0
