@@ -111,9 +111,11 @@ def test_the_server_outlives_the_thread_that_started_it() -> None:
         server.stop()
 
 
+# A job that a shell put in the background ignores Ctrl-C, and so would its children.
 OWNER = """
-import time
+import signal, time
 from services.valkey import EmbeddedValkey
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = EmbeddedValkey()
 server.start()
 {body}
