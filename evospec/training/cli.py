@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from time import monotonic
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from evospec.bench.machine import describe_machine, git_commit
 from evospec.config import Config, ModelConfig
 from evospec.engine.build import load_target
 from evospec.errors import EvoSpecError
@@ -21,6 +25,9 @@ from evospec.training.rollout import RolloutPlan
 from evospec.training.trainer import Progress as TrainingProgress
 from evospec.training.trainer import TrainingPlan
 
+Report = Callable[[float, str], None]  # share done, and what to say beside it
+
+LINE_S = 10.0
 # Share of --minutes that goes into writing the corpus; the rest trains.
 _CORPUS_SHARE = 0.4
 
@@ -35,8 +42,10 @@ def train(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Use only lines with this `split`.")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for text and training together.")] = 10.0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the target.")
+    ] = "auto",
     corpus: Annotated[
         Path | None, typer.Option(help="Folder of the corpus: read when it holds one, else written there.")
     ] = None,
@@ -53,7 +62,7 @@ def train(
 ) -> None:
     """Train a drafter from nothing but its target: the target writes the text, the drafter learns it."""
     console = Console(stderr=True)
-    chosen = ModelConfig.model_validate({"target": target, "drafter": None, "device": device, "dtype": dtype})
+    chosen = ModelConfig(target=target, drafter=None, device=device, dtype=dtype)
     if (out / "config.json").exists():
         raise EvoSpecError(f"{out} holds a drafter already: choose another --out")
     loaded = load_target(Config(model=chosen))
@@ -71,14 +80,13 @@ def train(
             minutes=text_minutes,
             seed=seed,
         )
-        with _bar(console, "text") as bar:
-            task = bar.add_task("the target writes", total=1.0, note="")
+        with _reporting(console, "the target writes") as report:
             written = prepare_corpus(
                 loaded,
                 texts,
                 rollout,
                 folder,
-                lambda tokens, share: bar.update(task, completed=share, note=f"{tokens:,} tokens"),
+                lambda tokens, share: report(share, f"{tokens:,} tokens"),
             )
     plan = TrainingPlan(
         minutes=max(minutes - text_minutes, 0.05),
@@ -88,28 +96,41 @@ def train(
         logit_tokens=4_096 if on_gpu else 512,
         seed=seed,
     )
-    with _bar(console, "training") as bar:
-        task = bar.add_task("the drafter learns", total=1.0, note="")
-        report = train_drafter(
+    with _reporting(console, "the drafter learns") as report:
+        result = train_drafter(
             loaded,
             target,
             written,
             plan,
             out,
-            lambda progress: bar.update(task, completed=progress.share, note=_note(progress)),
-            notes={},
+            lambda progress: report(progress.share, _note(progress)),
+            notes={"commit": git_commit(), "machine": describe_machine().model_dump()},
         )
-    _summarise(report, out, console, as_json=json_output)
+    _summarise(result, out, console, as_json=json_output)
 
 
-def _bar(console: Console, name: str) -> Progress:
-    return Progress(
-        TextColumn(f"{name:>8}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
+@contextmanager
+def _reporting(console: Console, title: str) -> Iterator[Report]:
+    """A progress bar on a terminal, a line every LINE_S seconds elsewhere."""
+    if not console.is_terminal:
+        yield _line_report(console, title)
+        return
+    columns = (TextColumn(title), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(title, total=1.0, note="")
+        yield lambda share, note: bar.update(task, completed=share, note=note)
+
+
+def _line_report(console: Console, title: str) -> Report:
+    shown = -LINE_S
+
+    def report(share: float, note: str) -> None:
+        nonlocal shown
+        if monotonic() - shown >= LINE_S or share >= 1.0:
+            shown = monotonic()
+            console.print(f"{title}: {share:.0%}  {note}", highlight=False, soft_wrap=True)
+
+    return report
 
 
 def _note(progress: TrainingProgress) -> str:
