@@ -98,6 +98,7 @@ def _draw_bars(
             va="bottom",
             fontsize=8,
             rotation=90 if run.failed else 0,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # over the line at 1
         )
 
 
