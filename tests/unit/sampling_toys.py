@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def draft(toy: Toy, last: Tensor, length: int, active: Tensor | None, sampling: 
         lengths=torch.full((len(last),), length),
         choices=torch.stack(choices, dim=1),
         probabilities=torch.stack(proposals, dim=1),
-        row_ids=active,
+        row_ids=None if active is None else active.clone(),  # as it is now
     )
 
 
@@ -76,27 +76,28 @@ def emitted_counts(
     length: int = 2,
     check: Verify = verify,
     drafted_with: Tensor | None = None,
+    first_seed: int = 7,
 ) -> np.ndarray:
     """Histogram of the first two tokens emitted after token 0, int64 [VOCAB, VOCAB].
 
     A second token that the first cycle did not reach comes from a second cycle.
 
     Args:
-        drafted_with: row ids in force when drafting; `active` is what verification is told.
+        drafted_with: row ids in force when drafting, while verification is told `active`: a stale map.
     """
     used = active if drafted_with is None else drafted_with
-    sampling = batch(params, draws, first_seed=7)
+    sampling = batch(params, draws, first_seed)
     start = torch.zeros(draws, dtype=torch.int64)
     made = draft(toy, start, length, used, sampling)
-    told = Draft(made.tokens, made.lengths, made.choices, made.probabilities, active)
+    told = made if drafted_with is None else replace(made, row_ids=active)
     context = torch.cat((start[:, None], made.tokens), dim=1)
     first = check(told, toy.target[context], sampling, torch.ones(draws, dtype=torch.int64))
     tokens = first.tokens[:, :2].clone()
     short = (first.accepted == 0).nonzero()[:, 0]
-    again = batch(params, draws, first_seed=10_000_019)
+    again = batch(params, draws, first_seed + 10_000_019)
     rest = again.select(short)
     made = draft(toy, tokens[short, 0], length, used, rest)
-    told = Draft(made.tokens, made.lengths, made.choices, made.probabilities, active)
+    told = made if drafted_with is None else replace(made, row_ids=active)
     context = torch.cat((tokens[short, :1], made.tokens), dim=1)
     second = check(told, toy.target[context], rest, torch.full((len(short),), 2))
     tokens[short, 1] = second.tokens[:, 0]

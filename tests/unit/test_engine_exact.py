@@ -17,7 +17,7 @@ from evospec.decoding.verify import Draft, Verdict, verify
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.models.adapter import AdapterWeights, adapted_linears
-from evospec.models.kv_cache import KVCache
+from evospec.models.kv_cache import KVCache, Window
 from evospec.models.target import Target
 from evospec.vocab.policy import build_policy
 from evospec.vocab.semantic import SemanticSource
@@ -156,10 +156,10 @@ def forgets_one_key(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bug: the cache is rolled back one position too far."""
     original = KVCache.bind
 
-    def bind(self: KVCache, window: object) -> None:
-        original(self, window)  # type: ignore[arg-type]
-        start = int(window.starts.min())  # type: ignore[attr-defined]
-        if window.width > 1 and start > 30:  # type: ignore[attr-defined]
+    def bind(self: KVCache, window: Window) -> None:
+        original(self, window)
+        start = int(window.starts.min())
+        if window.width > 1 and start > 30:
             for key in self.keys:
                 key[:, :, start - 1] = 0.0
 

@@ -6,10 +6,12 @@ changes from run to run. The planted bugs show that the test would notice.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from evospec.decoding.chain import ChainDrafter
 from evospec.decoding.sampling import (
     Purpose,
     SamplingBatch,
@@ -19,7 +21,9 @@ from evospec.decoding.sampling import (
     uniforms,
 )
 from evospec.decoding.verify import Draft, Verdict, verify
-from tests.unit.sampling_toys import VOCAB, Toy, emitted_counts, expected_shares, p_value
+from evospec.vocab.active import ActiveRows
+from tests.tiny import tiny_drafter, tiny_target
+from tests.unit.sampling_toys import VOCAB, Toy, Verify, batch, emitted_counts, expected_shares, p_value
 
 DRAWS = 120_000
 REDUCED = torch.tensor([7, 2, 9, 0, 4])
@@ -44,16 +48,44 @@ def test_emitted_tokens_follow_the_target(params: SamplingParams, active: Tensor
 
 
 def test_emitted_tokens_follow_the_target_while_the_vocabulary_changes() -> None:
-    """The buffer changes in place right after drafting; the draft's snapshot still verifies it."""
+    """Rows are rewritten in place between drafting and verifying; the snapshot still maps the draft."""
     toy = Toy.random(seed=4)
+    buffer = REDUCED.clone()
 
-    def check(draft: Draft, logits: Tensor, sampling: SamplingBatch, first: Tensor) -> Verdict:
+    def rewrite_then_verify(draft: Draft, logits: Tensor, sampling: SamplingBatch, first: Tensor) -> Verdict:
+        buffer.copy_(SHIFTED if torch.equal(buffer, REDUCED) else REDUCED)
         return verify(draft, logits, sampling, first)
 
     total = sum(
-        emitted_counts(toy, PLAIN, draws=DRAWS // 2, active=rows, check=check) for rows in (REDUCED, SHIFTED)
+        emitted_counts(
+            toy, PLAIN, draws=DRAWS // 2, active=buffer, check=rewrite_then_verify, first_seed=seed
+        )
+        for seed in (0, DRAWS)
     )
     assert p_value(total, expected_shares(toy, PLAIN)) > 1e-3
+
+
+def test_a_draft_keeps_the_map_it_was_made_with() -> None:
+    """ChainDrafter's snapshot does not move when the buffer of active rows does."""
+    target = tiny_target()
+    drafter = tiny_drafter(target)
+    rows = ActiveRows(target.tables.head, capacity=8, half_life=1)
+    rows.activate(np.arange(40, 48), 1.0)
+    drafted = ChainDrafter(drafter, target.tables).draft(
+        torch.randn(1, 1, target.hidden_size),
+        starts=torch.tensor([0]),
+        lengths=torch.tensor([3]),
+        longest_draft=3,
+        head=rows.view(),
+        sampling=batch(PLAIN, 1, first_seed=0),
+        drawn=torch.tensor([0]),
+        cache=drafter.new_cache(1, 8),
+        longest_context=0,
+    )
+    rows.activate(np.arange(100, 108), 2.0)
+    assert drafted.row_ids is not None
+    assert drafted.row_ids.tolist() == list(range(40, 48))
+    assert torch.equal(drafted.row_ids[drafted.choices], drafted.tokens)
 
 
 def test_a_drafter_equal_to_the_target_is_always_accepted() -> None:
@@ -112,7 +144,7 @@ def target_renormalised_inside_active_rows(
     [residual_of_the_drafted_token_only, target_renormalised_inside_active_rows],
     ids=lambda bug: bug.__name__,
 )
-def test_a_planted_bug_is_caught(bug: object) -> None:
+def test_a_planted_bug_is_caught(bug: Verify) -> None:
     toy = Toy.random(seed=3)
-    counts = emitted_counts(toy, PLAIN, draws=20_000, active=REDUCED, check=bug)  # type: ignore[arg-type]
+    counts = emitted_counts(toy, PLAIN, draws=20_000, active=REDUCED, check=bug)
     assert p_value(counts, expected_shares(toy, PLAIN)) < 1e-9
