@@ -25,7 +25,7 @@ from services.demo.results import AlignerSummary, DemoResults
 from services.demo.summary import MIN_VERSIONS, shortcomings, summarise
 from services.demo.timeline import Timeline
 from services.demo.traffic import ROUNDS, Traffic, schedule
-from services.interrupts import interrupt_once
+from services.interrupts import interrupt_once, run_interruptibly
 from services.local_cluster import LocalCluster
 from services.settings import load_config
 
@@ -83,7 +83,7 @@ def run(out: Path, options: DemoOptions) -> int:
     console.print("starting Ray, registry, token index, aligner and replicas ...")
     with LocalCluster(config) as cluster:
         interrupt_once()  # Ray put a handler of its own in place
-        observed = asyncio.run(_observe(cluster, options, console))
+        observed = run_interruptibly(_observe(cluster, options, console))
         console.print("stopping ...")
     results = _results(observed, config, options)
     results.write(out)
