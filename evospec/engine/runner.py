@@ -62,10 +62,6 @@ class Runner:
                 device=target.device,
             )
 
-    @property
-    def cache_bytes(self) -> int:
-        return self._cache.nbytes + (self._draft_cache.nbytes if self.chain is not None else 0)
-
     def sampling(self, states: Sequence[RequestState]) -> SamplingBatch:
         """Sampling parameters of the batch, rebuilt only when its members change."""
         same = len(states) == len(self._sampling_of) and all(map(operator.is_, states, self._sampling_of))

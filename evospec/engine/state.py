@@ -20,7 +20,6 @@ class RequestState:
         prefilled: prompt positions already in the target's cache.
         pending: confirmed pairs whose features wait to be written to the drafter's cache.
         drawn: draft tokens drawn so far; keys the random numbers of drafting.
-        since_lookup: tokens emitted since the semantic index was last asked.
     """
 
     request: Request
@@ -29,7 +28,6 @@ class RequestState:
     prefilled: int = 0
     pending: int = 0
     drawn: int = 0
-    since_lookup: int = 0
     cancelled: bool = False
     finish: FinishReason | None = None
 

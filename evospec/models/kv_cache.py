@@ -82,10 +82,6 @@ class KVCache:
     def positions(self) -> int:
         return self.keys[0].shape[2]
 
-    @property
-    def nbytes(self) -> int:
-        return 2 * sum(key.nbytes for key in self.keys)
-
     def bind(self, window: Window) -> None:
         if window.span > self.positions:
             raise IndexError(f"cache has {self.positions} positions, this pass needs {window.span}")

@@ -70,9 +70,6 @@ class ActiveRows:
         """Whether each id is active, bool, same shape."""
         return self._slot_of[token_ids] != _INACTIVE
 
-    def active_ids(self) -> np.ndarray:
-        return self._ids[: self.count].copy()
-
     def activate(self, token_ids: np.ndarray, scores: np.ndarray | float) -> int:
         """Raises the score of active ids and brings in the others, best first.
 
