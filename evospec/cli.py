@@ -28,7 +28,11 @@ TargetOption = Annotated[
     str, typer.Option(help="Model to decode: built-in name (see `models`), folder, GGUF file or Hub id.")
 ]
 DrafterOption = Annotated[
-    str, typer.Option(help="Drafter: a folder, a shipped name, or `default` for the one made for the target.")
+    str,
+    typer.Option(
+        help="Drafter: a folder (published EAGLE-3 and speculators checkpoints too), a Hub id, a shipped "
+        "name, or `default` for the one made for the target."
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to decode.")]
 DtypeOption = Annotated[
@@ -131,6 +135,36 @@ def train(context: typer.Context) -> None:
     raise typer.Exit(code or 0)
 
 
+@app.command()
+def export(
+    drafter: Annotated[
+        str, typer.Argument(help="Drafter: a folder, a shipped name, or `default` for the target's own.")
+    ],
+    out: Annotated[Path, typer.Option(help="New folder to write.")],
+    layout: Annotated[
+        Literal["speculators", "eagle3"],
+        typer.Option(
+            help="`speculators` for vLLM; `eagle3` for SGLang and SafeAILab's EAGLE (vLLM reads both)."
+        ),
+    ] = "speculators",
+    target: TargetOption = "smollm2-135m",
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, help="Head rows to keep, most frequent tokens first; default 32,000 or all."),
+    ] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(help="What the other engine loads the target by; default its Hub id or folder."),
+    ] = None,
+    draft_length: Annotated[int, typer.Option(min=1, help="Draft tokens per cycle to propose.")] = 5,
+) -> None:
+    """Write a drafter in a layout that other engines load."""
+    from evospec.export import ExportPlan, export_drafter
+
+    plan = ExportPlan(layout=layout, rows=rows, verifier=verifier, speculative_tokens=draft_length)
+    typer.echo(export_drafter(drafter, target, out, plan).summary())
+
+
 @bench.command()
 def decode(
     prompts: Annotated[
@@ -146,8 +180,24 @@ def decode(
     split: Annotated[str | None, typer.Option(help="Use only lines with this `split`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts per domain.")] = None,
     policies: Annotated[
-        str, typer.Option(help="Vocabulary policies, comma-separated; `plain` is always run as well.")
+        str,
+        typer.Option(
+            help="What to compare, comma-separated: vocabulary policies, each with `@drafting` where it is "
+            "not --drafting (evospec@tree:4x4x12), and peers: `transformers`, `transformers:static`, "
+            "`transformers:prompt-lookup`, `transformers:assisted`. `plain` is always run as well."
+        ),
     ] = "plain,full,fr-spec:32768,evospec",
+    drafting: Annotated[
+        str,
+        typer.Option(
+            help="How policies draft: `auto` takes what is fastest; `chain` or `chain:N`; `tree` or "
+            "`tree:DxBxN` (depth, beam, nodes)."
+        ),
+    ] = "auto",
+    assistant: Annotated[
+        str | None,
+        typer.Option(help="Smaller model with the target's tokenizer, for `transformers:assisted`."),
+    ] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
@@ -163,11 +213,14 @@ def decode(
     temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the best token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of sampling, when the temperature is not 0.")] = 0,
     no_chat: ChatOption = False,
+    no_profile: Annotated[
+        bool, typer.Option("--no-profile", help="Leave out the pass that breaks cycles down.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Compare vocabulary policies with plain decoding, interleaved in one process.
+    """Compare ways of decoding with plain decoding, interleaved in one process.
 
-    Exit code 1 when a policy's output is not the target's own.
+    Exit code 1 when an output is not the target's own.
     """
     from evospec.bench.command import run_decode
     from evospec.bench.settings import DecodeSettings, vocabulary
@@ -179,6 +232,9 @@ def decode(
         split=split,
         limit=limit,
         policies=tuple(name.strip() for name in policies.split(",") if name.strip()),
+        drafting=drafting,
+        assistant=assistant,
+        profile=not no_profile,
         device=device,
         dtype=dtype,
         threads=threads,

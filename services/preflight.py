@@ -7,8 +7,10 @@ import socket
 
 import torch
 
+from evospec.align.build import check_alignable
 from evospec.config import Config, ServeConfig
 from evospec.errors import EvoSpecError
+from evospec.models.drafter_store import read_config
 from evospec.models.inspection import TargetCard, inspect_drafter, inspect_target
 from evospec.models.loading import pick_device
 from services.registry import open_registry
@@ -31,7 +33,9 @@ def check(config: Config) -> TargetCard:
     if config.registry.url is not None:
         open_registry(config.registry).close()
     target = inspect_target(config.model.target)
-    inspect_drafter(config.model, target)
+    folder = inspect_drafter(config.model, target)
+    if folder is not None and config.alignment.enabled:
+        check_alignable(read_config(folder, target.layer_count))
     if config.semantic.enabled and config.semantic.url is not None:
         open_token_index(config.semantic, target.fingerprint.target, target.hidden_size).close()
     return target

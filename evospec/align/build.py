@@ -8,7 +8,7 @@ from evospec.align.trace_codec import TraceLimits
 from evospec.align.trainer import AlignmentTrainer
 from evospec.config import AlignmentConfig, Config
 from evospec.errors import EvoSpecError
-from evospec.models.drafter import Drafter
+from evospec.models.drafter import Drafter, DrafterConfig
 from evospec.models.drafter_store import load_drafter
 from evospec.models.fingerprint import fingerprint_module
 from evospec.models.inspection import inspect_drafter, inspect_target
@@ -33,7 +33,8 @@ def build_trainer(config: Config) -> AlignmentTrainer:
         raise EvoSpecError("alignment needs a drafter: set model.drafter, or alignment.enabled to false")
     device = pick_device(model.device)
     tables = TokenTables.from_folder(target.folder, pick_dtype(model.dtype, device), device)
-    loaded = load_drafter(folder, torch.float32, device)
+    loaded = load_drafter(folder, torch.float32, device, target.layer_count)
+    check_alignable(loaded.drafter.config)
     core = core_tokens(
         loaded.core_ranks.numpy(),
         min(config.vocabulary.core, tables.vocab_size),
@@ -48,11 +49,19 @@ def build_trainer(config: Config) -> AlignmentTrainer:
     return AlignmentTrainer(
         config.alignment,
         loaded.drafter,
-        tables,
+        loaded.drafter.tables(tables),
         torch.from_numpy(core),
         trace_limits(config.alignment, loaded.drafter, fingerprints),
         draft_length=config.engine.draft_length,
     )
+
+
+def check_alignable(drafter: DrafterConfig) -> None:
+    """Raises EvoSpecError for a drafter with a head of its own: traces are scored by the target's rows."""
+    if drafter.draft_vocab_size is not None:
+        raise EvoSpecError(
+            "a drafter with a head of its own cannot be aligned online: set alignment.enabled to false"
+        )
 
 
 def trace_limits(config: AlignmentConfig, drafter: Drafter, fingerprints: Fingerprints) -> TraceLimits:
@@ -60,7 +69,7 @@ def trace_limits(config: AlignmentConfig, drafter: Drafter, fingerprints: Finger
     shape = drafter.config
     return TraceLimits(
         vocab_size=shape.vocab_size,
-        feature_size=len(shape.tap_layers) * shape.hidden_size,
+        feature_size=shape.feature_size,
         top_k=min(config.trace_top_k, shape.vocab_size),
         max_positions=config.trace_positions,
         fingerprints=fingerprints,

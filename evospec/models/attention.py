@@ -14,26 +14,6 @@ from evospec.errors import UnsupportedModelError
 ATTENTION_NAME = "evospec"
 
 
-def causal_mask(starts: Tensor, width: int, span: int, sliding_window: int | None = None) -> Tensor:
-    """Which keys each query may see; True means attend.
-
-    Args:
-        starts: position of each row's first query [rows].
-        width: queries per row.
-        span: keys per row; key j stands at position j.
-        sliding_window: keys further back than this are hidden; None sees all.
-
-    Returns:
-        Boolean mask [rows, 1, width, span].
-    """
-    keys = torch.arange(span, device=starts.device)
-    queries = starts[:, None] + torch.arange(width, device=starts.device)  # [rows, width]
-    mask = keys <= queries[..., None]  # [rows, width, span]
-    if sliding_window is not None:
-        mask &= keys > queries[..., None] - sliding_window
-    return mask[:, None]
-
-
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
     """Grouped-query attention without repeating keys: the heads of a group become queries.
 

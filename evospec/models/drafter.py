@@ -7,24 +7,41 @@ for it (Li et al., EAGLE-3, 2503.01840, section 3).
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from dataclasses import replace
+from typing import Literal, NamedTuple, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from evospec.models.attention import causal_mask, grouped_attention
-from evospec.models.kv_cache import KVCache, Window
-from evospec.models.rope import rope_table, rotate
+from evospec.models.kv_cache import KVCache
+from evospec.models.rope import Llama3Scaling, rope_table, rotate
+from evospec.models.tables import TokenTables
+
+Origin = Literal["evospec", "eagle3", "speculators"]
 
 
 class DrafterConfig(BaseModel):
-    """Shape and origin of a drafter; stored as config.json beside its weights."""
+    """Shape and origin of a drafter; stored as config.json beside its weights.
+
+    What published drafters may have and ours don't:
+
+    Attributes:
+        origin: layout of the checkpoint it came from; published ones carry no fingerprints.
+        target_hidden_size: hidden size of the target; None: the drafter's own.
+        draft_vocab_size: rows of a head of its own; None: the target's head, all of it.
+        own_embedding: token embeddings of its own, [vocab, hidden].
+        norm_before_residual: the residual starts from the normed hidden state.
+        norm_before_fc: one norm over the concatenated features, before they are fused.
+        fc_norm: one norm for each tapped layer's feature instead.
+        norm_output: drafts go on from the normed output (EAGLE-3.1), not from the raw one.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: str = "eagle3"
+    origin: Origin = "evospec"
     hidden_size: int = Field(ge=1)
     intermediate_size: int = Field(ge=1)
     num_attention_heads: int = Field(ge=1)
@@ -33,11 +50,47 @@ class DrafterConfig(BaseModel):
     vocab_size: int = Field(ge=1)
     tap_layers: tuple[int, ...] = Field(min_length=1)
     rope_theta: float = 10_000.0
+    rope_scaling: Llama3Scaling | None = None
     rms_norm_eps: float = 1e-6
     max_positions: int = Field(ge=2)
+    target_hidden_size: int | None = Field(default=None, ge=1)
+    draft_vocab_size: int | None = Field(default=None, ge=1)
+    own_embedding: bool = False
+    norm_before_residual: bool = False
+    norm_before_fc: bool = False
+    fc_norm: bool = False
+    norm_output: bool = False
     target_fingerprint: str = ""
     tokenizer_fingerprint: str = ""
     target_name: str = ""
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the concatenated target features."""
+        return len(self.tap_layers) * self.target_hidden
+
+    @property
+    def target_hidden(self) -> int:
+        return self.target_hidden_size or self.hidden_size
+
+    @property
+    def maps_head(self) -> bool:
+        """Whether its head covers a part of the vocabulary, and so needs a map to token ids."""
+        return self.draft_vocab_size is not None and self.draft_vocab_size < self.vocab_size
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DrafterConfig:
+        if self.draft_vocab_size is not None and self.draft_vocab_size > self.vocab_size:
+            raise ValueError(f"draft_vocab_size {self.draft_vocab_size} exceeds vocab_size {self.vocab_size}")
+        if self.norm_before_fc and self.fc_norm:
+            raise ValueError("norm_before_fc and fc_norm exclude each other")
+        borrows = not self.own_embedding or self.draft_vocab_size is None
+        if self.target_hidden != self.hidden_size and borrows:
+            raise ValueError(
+                f"hidden size {self.hidden_size} differs from the target's {self.target_hidden}, so the "
+                "drafter needs embeddings and a head of its own"
+            )
+        return self
 
 
 class RMSNorm(nn.Module):
@@ -101,11 +154,20 @@ class MLP(nn.Module):
         return self.down_proj(silu(self.gate_proj(states)) * self.up_proj(states))
 
 
+class Rows(nn.Module):
+    """A table with one row per token, looked up or scored: weight [rows, size]."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(rows, size))
+
+
 class DecoderLayer(nn.Module):
     """EAGLE-3's decoder layer: embedding and hidden state are normed apart, then concatenated."""
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
+        self.norm_before_residual = config.norm_before_residual
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -118,25 +180,42 @@ class DecoderLayer(nn.Module):
 
     def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """Adds attention output [rows, heads, width, head_dim] and MLP to the residual."""
-        hidden = hidden + self.self_attn.merge(attended)
+        residual = self.hidden_norm(hidden) if self.norm_before_residual else hidden
+        hidden = residual + self.self_attn.merge(attended)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
 class Drafter(nn.Module):
-    """EAGLE-3 drafter without embeddings or head: those are the target's own rows.
+    """EAGLE-3 drafter. It scores the target's own head rows and reads the target's embeddings
+    unless its config says that it has tables of its own.
 
-    The published layout's parameter names are kept (`fc`, `layers.0.*`, `norm`).
+    The published layout's parameter names are kept (`fc`, `layers.0.*`, `norm`, `lm_head`,
+    `embed_tokens`, `input_norm`, `fc_norm.*`); `head_ids` are the token ids of `lm_head`'s rows.
     """
 
     rope: Tensor
+    head_ids: Tensor
 
     def __init__(self, config: DrafterConfig) -> None:
         super().__init__()
         self.config = config
-        self.fc = nn.Linear(len(config.tap_layers) * config.hidden_size, config.hidden_size, bias=False)
+        self.fc = nn.Linear(config.feature_size, config.hidden_size, bias=False)
         self.layers = nn.ModuleList([DecoderLayer(config)])
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        table = rope_table(config.max_positions, config.head_dim, config.rope_theta, torch.device("cpu"))
+        self.input_norm = RMSNorm(config.feature_size, config.rms_norm_eps) if config.norm_before_fc else None
+        self.fc_norm: nn.ModuleList | None = None
+        if config.fc_norm:
+            norms = [RMSNorm(config.target_hidden, config.rms_norm_eps) for _ in config.tap_layers]
+            self.fc_norm = nn.ModuleList(norms)
+        self.embed_tokens = Rows(config.vocab_size, config.hidden_size) if config.own_embedding else None
+        self.lm_head: Rows | None = None
+        if config.draft_vocab_size is not None:
+            self.lm_head = Rows(config.draft_vocab_size, config.hidden_size)
+        if config.maps_head:
+            self.register_buffer("head_ids", torch.zeros(config.draft_vocab_size or 0, dtype=torch.int64))
+        table = rope_table(
+            config.max_positions, config.head_dim, config.rope_theta, self.device, config.rope_scaling
+        )
         self.register_buffer("rope", table, persistent=False)
 
     @property
@@ -148,33 +227,48 @@ class Drafter(nn.Module):
         return self.fc.weight.device
 
     def new_cache(self, slots: int, positions: int) -> KVCache:
-        layers = [(self.config.num_key_value_heads, self.config.head_dim)]
-        return KVCache(layers, slots, positions, self.fc.weight.dtype, self.device)
+        return KVCache(
+            layers=1,
+            kv_heads=self.config.num_key_value_heads,
+            head_dim=self.config.head_dim,
+            slots=slots,
+            positions=positions,
+            dtype=self.fc.weight.dtype,
+            device=self.device,
+        )
+
+    def tables(self, target: TokenTables) -> TokenTables:
+        """The token tables it works with: its own where it has them, else the target's."""
+        tables = target
+        if self.embed_tokens is not None:
+            tables = replace(tables, embedding=self.embed_tokens.weight, embedding_scale=1.0)
+        if self.lm_head is not None:
+            ids = self.head_ids if self.config.maps_head else None
+            tables = replace(tables, head=self.lm_head.weight, head_ids=ids)
+        return tables
+
+    def share_embedding(self, target: TokenTables) -> None:
+        """Lets go of embeddings of its own that are a copy of the target's."""
+        own = self.embed_tokens
+        if own is None or own.weight.shape != target.embedding.shape:
+            return
+        if torch.equal(own.weight, target.embedding):
+            own.weight = nn.Parameter(target.embedding, requires_grad=False)
 
     def fuse(self, features: Tensor) -> Tensor:
-        """Target features [..., taps * hidden] to drafter hidden states [..., hidden]."""
+        """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
+        if self.input_norm is not None:
+            features = self.input_norm(features)
+        if self.fc_norm is not None:
+            parts = features.chunk(len(self.fc_norm), dim=-1)
+            features = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
         return self.fc(features)
+
+    def carry(self, hidden: Tensor) -> Tensor:
+        """What stands in for the next position's fused features: its own output [..., hidden]."""
+        return self.norm(hidden) if self.config.norm_output else hidden
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines [rows, 1, width, head_dim] at positions [rows, width]."""
         cos, sin = self.rope[:, positions]
         return cos[:, None], sin[:, None]
-
-    @torch.inference_mode()
-    def forward(self, hidden: Tensor, embeddings: Tensor, window: Window, cache: KVCache) -> Tensor:
-        """Runs pairs at the window's positions, writing the cache there.
-
-        Args:
-            hidden: fused features, or the drafter's own output [rows, width, hidden].
-            embeddings: of each pair's token [rows, width, hidden].
-
-        Returns:
-            Hidden states [rows, width, hidden], before the final norm.
-        """
-        cos, sin = self.rotary(window.positions())
-        qkv = self.layer.project(hidden, embeddings, cos, sin)
-        cache.bind(window)
-        key, value = cache.update(qkv.key, qkv.value, 0)
-        mask = causal_mask(window.starts, window.width, window.span)
-        attended = grouped_attention(qkv.query, key, value, mask, self.layer.self_attn.scale)
-        return self.layer.finish(hidden, attended)

@@ -25,6 +25,7 @@ class TargetCard:
     fingerprint: TargetFingerprint
     hidden_size: int
     vocab_size: int
+    layer_count: int
 
 
 def inspect_target(name: str) -> TargetCard:
@@ -48,7 +49,7 @@ def inspect_target(name: str) -> TargetCard:
     if parameters is None:
         parameters = dict(load_model(folder, torch.bfloat16, torch.device("cpu")).named_parameters())
     fingerprint = fingerprint_parts(config.to_dict(), parameters.items(), tokenizer)
-    return TargetCard(folder, fingerprint, config.hidden_size, config.vocab_size)
+    return TargetCard(folder, fingerprint, config.hidden_size, config.vocab_size, config.num_hidden_layers)
 
 
 def inspect_drafter(settings: ModelConfig, target: TargetCard) -> Path | None:
@@ -62,7 +63,7 @@ def inspect_drafter(settings: ModelConfig, target: TargetCard) -> Path | None:
         return None
     folder = resolve_drafter(settings.drafter, settings.target, target.fingerprint)
     check_drafter(
-        read_config(folder),
+        read_config(folder, target.layer_count),
         target.fingerprint,
         target.hidden_size,
         target.vocab_size,

@@ -13,16 +13,40 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class Tree:
+    """How places hang together when they are not a chain.
+
+    A tree may be run in several passes; its places are counted through all of them.
+
+    Attributes:
+        depths: distance of each place of this pass from the tree's first position, int64
+            [rows, width]: what rotary embedding counts.
+        ancestors: bit b says that place b of the tree is an ancestor of this one, or itself,
+            int64 [rows, width].
+        first: places of earlier passes.
+    """
+
+    depths: Tensor
+    ancestors: Tensor
+    first: int = 0
+
+
+MOST_PLACES = 63  # bits of an ancestor mask
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """Which slots and positions one forward pass writes and reads.
 
     Attributes:
         first_slot: the pass covers slots [first_slot, first_slot + rows).
-        starts: first position written per row, on the device [rows].
+        starts: first position written per row, on the device [rows]; of a tree, where its first
+            place is written.
         width: positions written per row.
         span: keys read per row: positions [0, span).
         single_start: the position, on the host, when there is one row; lets the
             write be a plain slice copy.
+        tree: shape of the window's places; None is a chain, each seeing all before it.
     """
 
     first_slot: int
@@ -30,6 +54,7 @@ class Window:
     width: int
     span: int
     single_start: int | None = None
+    tree: Tree | None = None
 
     @classmethod
     def of(cls, starts: list[int], width: int, device: torch.device, first_slot: int = 0) -> Window:
@@ -45,42 +70,76 @@ class Window:
     def rows(self) -> int:
         return self.starts.shape[0]
 
+    def cells(self) -> Tensor:
+        """Where in its slot each place is written [rows, width]."""
+        first = 0 if self.tree is None else self.tree.first
+        return self.starts[:, None] + torch.arange(first, first + self.width, device=self.starts.device)
+
     def positions(self) -> Tensor:
-        """Position of each query [rows, width]."""
-        return self.starts[:, None] + torch.arange(self.width, device=self.starts.device)
+        """Position of each place in its sequence [rows, width]; places of a tree may share one."""
+        return self.cells() if self.tree is None else self.starts[:, None] + self.tree.depths
+
+    def mask(self, sliding_window: int | None = None) -> Tensor:
+        """Which keys each place may see, bool [rows, 1, width, span]; True means attend.
+
+        Args:
+            sliding_window: keys further back than this are hidden; None sees all. A tree that
+                slides must be run in one pass.
+        """
+        keys = torch.arange(self.span, device=self.starts.device)
+        if self.tree is None:
+            queries = self.cells()
+            seen = keys <= queries[..., None]
+            if sliding_window is not None:
+                seen &= keys > queries[..., None] - sliding_window
+            return seen[:, None]
+        place = keys - self.starts[:, None]  # [rows, span]; negative: context
+        bits = self.tree.ancestors[..., None] >> place.clamp(0, MOST_PLACES)[:, None] & 1
+        written = place < self.tree.first + self.width
+        seen = (place < 0)[:, None] | written[:, None] & bits.bool()  # [rows, width, span]
+        if sliding_window is not None:
+            own = self.tree.depths.gather(1, place.clamp(0, self.width - 1))
+            depths = torch.where(place < 0, place, own)  # of each key, from the first place [rows, span]
+            seen &= depths[:, None] > self.tree.depths[..., None] - sliding_window
+        return seen[:, None]
 
 
 class KVCache:
-    """Keys and values of all layers, [slots, kv_heads, positions, head_dim] each.
+    """Keys and values of all layers, in one tensor.
 
     Speaks the part of transformers' cache protocol that decoder layers use
     (`update`), writing through the window bound for the current pass.
+
+    Attributes:
+        keys, values: views per layer, [slots, kv_heads, positions, head_dim] each.
     """
 
-    __slots__ = ("_window", "keys", "values")
+    __slots__ = ("_storage", "_window", "keys", "values")
 
     def __init__(
         self,
-        layers: list[tuple[int, int]],
+        *,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
         slots: int,
         positions: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`layers` gives (kv_heads, head_dim) per layer."""
-        self.keys = [
-            torch.zeros(slots, heads, positions, dim, dtype=dtype, device=device) for heads, dim in layers
-        ]
-        self.values = [torch.zeros_like(key) for key in self.keys]
+        shape = (2, layers, slots, kv_heads, positions, head_dim)
+        self._storage = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys: tuple[Tensor, ...] = self._storage[0].unbind()
+        self.values: tuple[Tensor, ...] = self._storage[1].unbind()
         self._window: Window | None = None
 
     @property
     def slots(self) -> int:
-        return self.keys[0].shape[0]
+        return self._storage.shape[2]
 
     @property
     def positions(self) -> int:
-        return self.keys[0].shape[2]
+        return self._storage.shape[4]
 
     def bind(self, window: Window) -> None:
         if window.span > self.positions:
@@ -105,8 +164,24 @@ class KVCache:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` positions of slot `source` over slot `target`."""
-        for buffer in (*self.keys, *self.values):
-            buffer[target, :, :length] = buffer[source, :, :length]
+        self._storage[:, :, target, :, :length] = self._storage[:, :, source, :, :length]
+
+    def adopt(self, other: KVCache, slots: Tensor) -> None:
+        """Copies all of another cache's positions to the beginning of these slots [other's slots]."""
+        self._storage[:, :, slots, :, : other.positions] = other._storage
+
+    def keep_path(self, starts: Tensor, places: Tensor) -> None:
+        """Makes a tree's path contiguous, in the first slots.
+
+        Args:
+            starts: where the trees were written [rows].
+            places: places of the path, root first [rows, depth]; place j goes to starts + j.
+        """
+        rows = torch.arange(starts.shape[0], device=starts.device)[:, None]
+        target = torch.arange(places.shape[1], device=starts.device)
+        # Index tensors around a slice put the indexed axes first: [rows, depth, 2, layers, heads, dim].
+        path = self._storage[:, :, rows, :, starts[:, None] + places]
+        self._storage[:, :, rows, :, starts[:, None] + target] = path
 
 
 def _write_and_view(buffer: Tensor, fresh: Tensor, window: Window) -> Tensor:
@@ -116,5 +191,5 @@ def _write_and_view(buffer: Tensor, fresh: Tensor, window: Window) -> Tensor:
     else:
         rows = torch.arange(window.rows, device=buffer.device)[:, None]
         # Two index tensors around a slice put the indexed axes first: [rows, width, kv_heads, head_dim].
-        slots[rows, :, window.positions()] = fresh.transpose(1, 2)
+        slots[rows, :, window.cells()] = fresh.transpose(1, 2)
     return slots[:, :, : window.span]

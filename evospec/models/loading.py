@@ -54,7 +54,7 @@ def resolve_target(name: str, progress: Progress | None = None) -> Path:
         return path
     if path.is_file():
         return cached_conversion(path, progress or console_progress())
-    if _HUB_ID.fullmatch(name) and path.suffix != ".gguf":
+    if is_hub_id(name) and path.suffix != ".gguf":
         return _fetch_from_hub(name)
     raise ModelNotFoundError(f"no model {name!r}: {_tried(name, 'not a Hub id (owner/name)')}")
 
@@ -146,12 +146,28 @@ def _check_folder(folder: Path, name: str) -> None:
     raise ModelNotFoundError(f"no model {name!r}: the folder has no {', no '.join(missing)}{hint}")
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a Hub id, `owner/name`."""
+    return _HUB_ID.fullmatch(name) is not None
+
+
+def download_from_hub(name: str) -> Path:
+    """Folder of a Hub repository: configs, tokenizers and safetensors.
+
+    Raises:
+        ModelNotFoundError: the Hub has none, or can't be reached; the message is the Hub's.
+    """
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelNotFoundError(f"the Hub: {_one_line(error)}") from error
+
+
 def _fetch_from_hub(name: str) -> Path:
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_IGNORED))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        tried = _tried(name, f"the Hub: {_one_line(error)}")
-        raise ModelNotFoundError(f"no model {name!r}: {tried}") from error
+        folder = download_from_hub(name)
+    except ModelNotFoundError as error:
+        raise ModelNotFoundError(f"no model {name!r}: {_tried(name, str(error))}") from error
     _check_folder(folder, name)
     return folder
 

@@ -17,18 +17,21 @@ from evospec.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True)
 class TokenTables:
-    """Embeddings [vocab, hidden] and head [vocab, hidden] (one tensor when tied).
+    """Embeddings [vocab, hidden] and head [rows, hidden] (one tensor when tied).
 
-    `embedding_scale` multiplies embeddings after the look-up (Gemma).
+    Attributes:
+        embedding_scale: multiplies embeddings after the look-up (Gemma).
+        head_ids: token of each head row, distinct, int64 [rows]; None: row i is token i.
     """
 
     embedding: Tensor
     head: Tensor
     embedding_scale: float = 1.0
+    head_ids: Tensor | None = None
 
     @property
     def vocab_size(self) -> int:
-        return self.head.shape[0]
+        return self.embedding.shape[0]
 
     @property
     def hidden_size(self) -> int:
@@ -38,6 +41,14 @@ class TokenTables:
         """Token ids [...] to embeddings [..., hidden]."""
         vectors = torch.nn.functional.embedding(token_ids, self.embedding)
         return vectors if self.embedding_scale == 1.0 else vectors * self.embedding_scale
+
+    def head_index(self) -> Tensor | None:
+        """Head row of each token, -1 where it has none, int64 [vocab]; None: row i is token i."""
+        if self.head_ids is None:
+            return None
+        index = torch.full((self.vocab_size,), -1, dtype=torch.int64, device=self.head_ids.device)
+        index[self.head_ids] = torch.arange(len(self.head_ids), device=self.head_ids.device)
+        return index
 
     @classmethod
     def from_model(cls, model: PreTrainedModel) -> TokenTables:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from evospec.errors import UnsupportedModelError
-from evospec.models.attention import causal_mask
+from evospec.models.body import Body, TransformersBody
+from evospec.models.decoder import DecoderBody
 from evospec.models.fingerprint import TargetFingerprint, fingerprint_target
 from evospec.models.kv_cache import KVCache, Window
+from evospec.models.ops import layer_ops
 from evospec.models.tables import TokenTables
 
 _LAYER_KINDS = {"full_attention", "sliding_attention"}
@@ -31,19 +32,6 @@ class TargetOutput:
 
     hidden: Tensor
     features: Tensor | None
-
-
-@dataclass(slots=True)
-class _Taps:
-    """Hidden states entering the tapped layers, caught by hooks during a pass."""
-
-    layers: tuple[int, ...]
-    caught: dict[int, Tensor] = field(default_factory=dict)
-
-    def fuse(self) -> Tensor | None:
-        if not self.layers:
-            return None
-        return torch.cat([self.caught[layer] for layer in self.layers], dim=-1)
 
 
 class Target:
@@ -71,11 +59,8 @@ class Target:
         self.tables = TokenTables.from_model(model)
         self.fingerprint: TargetFingerprint = fingerprint_target(model, tokenizer)
         self._logit_softcap: float | None = config.to_dict().get("final_logit_softcapping")
-        self._body: nn.Module = model.base_model
-        self._sliding_window: int | None = None
-        self._layer_kinds: set[str] = {"full_attention"}
-        self._read_layer_kinds(config.to_dict())
-        self._taps = _Taps(())
+        self._body: Body = _build_body(model)
+        self._taps: tuple[int, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -86,72 +71,51 @@ class Target:
         return self.tables.head.dtype
 
     def tap(self, layers: Sequence[int]) -> None:
-        """From now on, passes also yield the hidden states entering these layers. Call once.
+        """From now on, passes also yield the hidden states entering these layers.
 
         Raises:
             UnsupportedModelError: there is no such layer.
         """
-        blocks = self._body.layers
-        if not isinstance(blocks, nn.ModuleList):
-            raise UnsupportedModelError(f"{type(self.model).__name__} does not list its decoder layers")
-        self._taps = _Taps(tuple(layers))
         for layer in layers:
-            if not 0 <= layer < len(blocks):
+            if not 0 <= layer < self.layer_count:
                 raise UnsupportedModelError(
-                    f"tap layer {layer} does not exist: {type(self.model).__name__} has {len(blocks)} layers"
+                    f"tap layer {layer} does not exist: {type(self.model).__name__} "
+                    f"has {self.layer_count} layers"
                 )
-            blocks[layer].register_forward_pre_hook(_catcher(self._taps, layer))
+        self._taps = tuple(layers)
 
     def new_cache(self, slots: int, positions: int) -> KVCache:
         config = self.model.config
-        head_dim = config.to_dict().get("head_dim") or config.hidden_size // config.num_attention_heads
-        layers = [(config.num_key_value_heads, head_dim)] * self.layer_count
-        return KVCache(layers, slots, positions, self.dtype, self.device)
+        return KVCache(
+            layers=self.layer_count,
+            kv_heads=config.num_key_value_heads,
+            head_dim=_head_dim(self.model),
+            slots=slots,
+            positions=positions,
+            dtype=self.dtype,
+            device=self.device,
+        )
 
     @torch.inference_mode()
     def forward(self, token_ids: Tensor, window: Window, cache: KVCache) -> TargetOutput:
         """Runs `token_ids` [rows, width] at the window's positions, writing the cache there."""
-        cache.bind(window)
-        hidden = self._body(
-            input_ids=token_ids,
-            attention_mask=self._masks(window),
-            position_ids=window.positions(),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return TargetOutput(hidden=hidden, features=self._taps.fuse())
+        output = self._body(token_ids, window, cache, self._taps)
+        features = torch.cat(output.tapped, dim=-1) if output.tapped else None
+        return TargetOutput(hidden=output.hidden, features=features)
+
+    @torch.inference_mode()
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Full-vocabulary logits [..., vocab] of hidden states [..., hidden], in the model's own type."""
+        scores = hidden @ self.tables.head.T
+        if self._logit_softcap is not None:
+            capped = torch.tanh(scores.float() / self._logit_softcap) * self._logit_softcap
+            scores = capped.to(scores.dtype)
+        return scores
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Full-vocabulary logits [..., vocab], float32, of hidden states [..., hidden]."""
-        logits = (hidden @ self.tables.head.T).float()
-        if self._logit_softcap is not None:
-            logits = torch.tanh(logits / self._logit_softcap) * self._logit_softcap
-        return logits
-
-    def _masks(self, window: Window) -> Tensor | dict[str, Tensor]:
-        masks: dict[str, Tensor] = {}
-        for kind in self._layer_kinds:
-            sliding = self._sliding_window if kind == "sliding_attention" else None
-            masks[kind] = causal_mask(window.starts, window.width, window.span, sliding)
-        return masks if len(masks) > 1 else next(iter(masks.values()))
-
-    def _read_layer_kinds(self, settings: dict[str, Any]) -> None:
-        window = settings.get("sliding_window")
-        kinds = settings.get("layer_types")
-        if kinds is None:
-            # Mistral: every layer slides, when the config names a window at all.
-            kinds = ["sliding_attention"] if window and settings.get("use_sliding_window", True) else []
-        if kinds:
-            self._layer_kinds = set(kinds)
-        self._sliding_window = window
-
-
-def _catcher(taps: _Taps, layer: int) -> Any:
-    def catch(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        taps.caught[layer] = args[0]
-
-    return catch
+        """The same in float32."""
+        return self.scores(hidden).float()
 
 
 def default_tap_layers(layer_count: int) -> tuple[int, int, int]:
@@ -159,6 +123,19 @@ def default_tap_layers(layer_count: int) -> tuple[int, int, int]:
     if layer_count < 3:
         return (0, layer_count // 2, layer_count - 1)
     return (min(2, layer_count - 1), layer_count // 2, max(layer_count - 3, 0))
+
+
+def _build_body(model: PreTrainedModel) -> Body:
+    """The fastest body that is right for this model."""
+    if not DecoderBody.knows(model):
+        return TransformersBody(model)
+    return DecoderBody(model, layer_ops(model.device, _head_dim(model)))
+
+
+def _head_dim(model: PreTrainedModel) -> int:
+    config = model.config
+    head_dim: int | None = config.to_dict().get("head_dim")
+    return head_dim or config.hidden_size // config.num_attention_heads
 
 
 def _check_supported(model: PreTrainedModel) -> None:

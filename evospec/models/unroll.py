@@ -66,6 +66,7 @@ def unroll(
         )
         hidden = drafter.layer.finish(hidden, attended)
         yield drafter.norm(hidden)
+        hidden = drafter.carry(hidden)
 
 
 def _root_mask(width: int, segments: Tensor | None, device: torch.device) -> Tensor:

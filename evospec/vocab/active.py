@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evospec.models.tables import TokenTables
+
 _INACTIVE = -1
 
 
@@ -15,52 +17,76 @@ _INACTIVE = -1
 class HeadView:
     """The rows a draft step scores, and which tokens they stand for.
 
-    `ids` maps row to token id, int64 [rows]; None means row i is token i (full head).
+    Attributes:
+        rows: [rows, hidden].
+        ids: token id of each row, int64 [rows]; None means row i is token i (full head).
+        live: rows that count, on the device, int64 []; the others are padding. None: all.
+        used: the same on the host.
     """
 
     rows: Tensor
     ids: Tensor | None
+    live: Tensor | None = None
+    used: int | None = None
 
     @property
     def count(self) -> int:
-        return self.rows.shape[0]
+        return self.rows.shape[0] if self.used is None else self.used
+
+    def score(self, states: Tensor) -> Tensor:
+        """Logits, float32 [..., rows], of states [..., hidden]; padding never wins."""
+        logits = (states @ self.rows.T).float()
+        if self.live is None:
+            return logits
+        padding = torch.arange(self.rows.shape[0], device=logits.device) >= self.live
+        return logits.masked_fill(padding, -torch.inf)
 
     def to_token_ids(self, row_indices: Tensor) -> Tensor:
         return row_indices if self.ids is None else self.ids[row_indices]
 
 
 class ActiveRows:
-    """Up to `capacity` rows of `head`, dense in slots [0, count).
+    """Up to `capacity` rows of the head of `tables`, dense in slots [0, count).
 
     A slot has a token id, a score that halves every `half_life` ticks without use,
     and a pin count. A full buffer evicts the lowest scores first, pinned slots never.
-    Not thread-safe: changed by the engine's thread between cycles.
+    Tokens without a head row are never active. Not thread-safe: changed by the engine's thread
+    between cycles.
 
     Attributes:
         epoch: grows by one at each `activate` that changed a row.
         refused: tokens not activated because every other slot was pinned.
     """
 
-    def __init__(self, head: Tensor, capacity: int, half_life: int) -> None:
-        vocab = head.shape[0]
-        self.capacity = min(capacity, vocab)
+    def __init__(self, tables: TokenTables, capacity: int, half_life: int) -> None:
+        head = tables.head
+        self.capacity = min(capacity, head.shape[0])
         self.count = 0
         self.epoch = 0
         self.refused = 0
         self._head = head
+        self._index = tables.head_index()
+        self._has_row = None if self._index is None else (self._index >= 0).cpu().numpy()
         self._decay = 0.5 ** (1.0 / half_life)
         self._tick = 0
         self._rows = torch.zeros(self.capacity, head.shape[1], dtype=head.dtype, device=head.device)
         self._row_ids = torch.zeros(self.capacity, dtype=torch.int64, device=head.device)
+        on_gpu = head.device.type == "cuda"
+        self._live = torch.zeros((), dtype=torch.int64, device=head.device) if on_gpu else None
         self._ids = np.full(self.capacity, _INACTIVE, dtype=np.int64)
-        self._slot_of = np.full(vocab, _INACTIVE, dtype=np.int32)
+        self._slot_of = np.full(tables.vocab_size, _INACTIVE, dtype=np.int32)
         self._scores = np.zeros(self.capacity, dtype=np.float64)
         self._touched = np.zeros(self.capacity, dtype=np.int64)
         self._pins = np.zeros(self.capacity, dtype=np.int32)
 
     def view(self) -> HeadView:
-        """Rows and ids as they are now; later activations write into the same memory."""
-        return HeadView(self._rows[: self.count], self._row_ids[: self.count])
+        """Rows and ids as they are now; later activations write into the same memory.
+
+        On a CUDA device the view is the whole buffer, so that a captured graph outlives every change.
+        """
+        if self._live is None:
+            return HeadView(self._rows[: self.count], self._row_ids[: self.count])
+        return HeadView(self._rows, self._row_ids, self._live, self.count)
 
     def tick(self) -> None:
         """Advances the clock that scores decay by: once per cycle."""
@@ -78,6 +104,9 @@ class ActiveRows:
         """
         ids, first = np.unique(np.asarray(token_ids, dtype=np.int64), return_index=True)
         values = np.broadcast_to(np.asarray(scores, dtype=np.float64), np.shape(token_ids))[first]
+        if self._has_row is not None:
+            drafted = self._has_row[ids]
+            ids, values = ids[drafted], values[drafted]
         slots = self._slot_of[ids]
         here = slots != _INACTIVE
         self._refresh(slots[here], values[here])
@@ -127,6 +156,8 @@ class ActiveRows:
         self._scores[slots] = scores
         self._touched[slots] = self._tick
         self._copy_rows(slots, ids)
+        if self._live is not None:
+            self._live.fill_(self.count)
         self.epoch += 1
         return len(ids)
 
@@ -143,5 +174,6 @@ class ActiveRows:
         device = self._head.device
         where = torch.from_numpy(slots).to(device)
         tokens = torch.from_numpy(ids).to(device)
-        self._rows.index_copy_(0, where, self._head.index_select(0, tokens))
+        rows = tokens if self._index is None else self._index[tokens]
+        self._rows.index_copy_(0, where, self._head.index_select(0, rows))
         self._row_ids.index_copy_(0, where, tokens)

@@ -7,7 +7,13 @@ from collections.abc import Iterable
 import numpy as np
 
 
-def core_tokens(ranks: np.ndarray, size: int, vocab_size: int, always: Iterable[int] = ()) -> np.ndarray:
+def core_tokens(
+    ranks: np.ndarray,
+    size: int,
+    vocab_size: int,
+    always: Iterable[int] = (),
+    covered: np.ndarray | None = None,
+) -> np.ndarray:
     """The `size` most frequent tokens plus `always` (end-of-sequence and special tokens).
 
     Tokens the ranks never saw follow in id order: byte-pair ids are merge ranks,
@@ -15,14 +21,18 @@ def core_tokens(ranks: np.ndarray, size: int, vocab_size: int, always: Iterable[
 
     Args:
         ranks: token ids by falling frequency, distinct.
+        covered: the only token ids to choose from, distinct; None is all of them.
 
     Returns:
         Distinct token ids, int64, at most vocab_size of them.
     """
     required = np.fromiter(dict.fromkeys(always), dtype=np.int64)
+    choice = np.arange(vocab_size, dtype=np.int64) if covered is None else np.sort(covered)
+    if covered is not None:
+        required, ranks = required[np.isin(required, choice)], ranks[np.isin(ranks, choice)]
     ranked = ranks[:size].astype(np.int64)
     if len(ranked) < size:
-        unseen = np.setdiff1d(np.arange(vocab_size, dtype=np.int64), ranks, assume_unique=True)
+        unseen = np.setdiff1d(choice, ranks, assume_unique=True)
         ranked = np.concatenate((ranked, unseen[: size - len(ranked)]))
     chosen = np.concatenate((required, ranked))
     _, first = np.unique(chosen, return_index=True)

@@ -123,18 +123,29 @@ def build_policy(
     always: Sequence[int],
     max_batch: int,
 ) -> VocabularyPolicy:
-    """The policy that `config.policy` names, over the target's head.
+    """The policy that `config.policy` names, over the head that the drafter uses.
 
-    `always` are end-of-sequence and special tokens, active whatever happens.
+    `always` are end-of-sequence and special tokens, active whatever happens (where the
+    head has a row for them).
     """
     name = PolicyName.parse(config.policy)
     vocab = tables.vocab_size
     if name.kind == "full":
-        return StaticVocabulary(HeadView(tables.head, None), vocab)
+        return StaticVocabulary(HeadView(tables.head, tables.head_ids), vocab)
     if name.kind == "fr-spec" and name.rows is not None:
-        ids = core_tokens(core_ranks, min(name.rows, vocab), vocab, always)
-        device_ids = torch.from_numpy(ids).to(tables.head.device)
-        return StaticVocabulary(HeadView(tables.head.index_select(0, device_ids), device_ids), vocab)
-    core = core_tokens(core_ranks, min(config.core, vocab), vocab, always)
-    rows = ActiveRows(tables.head, config.capacity, config.half_life)
+        return StaticVocabulary(_select(tables, head_core(tables, core_ranks, name.rows, always)), vocab)
+    core = head_core(tables, core_ranks, config.core, always)
+    rows = ActiveRows(tables, config.capacity, config.half_life)
     return DynamicVocabulary(rows, core, config, max_batch)
+
+
+def head_core(tables: TokenTables, core_ranks: np.ndarray, size: int, always: Sequence[int]) -> np.ndarray:
+    """The `size` most frequent tokens that have a head row, with those of `always` that do."""
+    covered = None if tables.head_ids is None else tables.head_ids.cpu().numpy()
+    return core_tokens(core_ranks, min(size, tables.head.shape[0]), tables.vocab_size, always, covered)
+
+
+def _select(tables: TokenTables, token_ids: np.ndarray) -> HeadView:
+    ids = torch.from_numpy(token_ids).to(tables.head.device)
+    index = tables.head_index()
+    return HeadView(tables.head.index_select(0, ids if index is None else index[ids]), ids)

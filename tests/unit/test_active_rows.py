@@ -43,7 +43,7 @@ def check_invariants(rows: ActiveRows) -> None:
 @settings(max_examples=150, deadline=None)
 @given(operations)
 def test_rows_ids_and_membership_always_agree(steps: list[tuple[str, list[int]]]) -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=3)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     pinned: dict[int, int] = {}
     for name, chosen in steps:
         distinct = np.unique(np.asarray(chosen, dtype=np.int64))
@@ -69,7 +69,7 @@ def test_rows_ids_and_membership_always_agree(steps: list[tuple[str, list[int]]]
 
 
 def test_the_least_wanted_row_is_evicted_first() -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=1)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=1)
     rows.activate(np.arange(CAPACITY), np.linspace(1.0, 2.0, CAPACITY))
     assert rows.activate(np.array([40]), 1.5) == 1
     assert not rows.contains(np.array([0])).any()
@@ -80,7 +80,7 @@ def test_the_least_wanted_row_is_evicted_first() -> None:
 
 
 def test_a_full_and_pinned_buffer_refuses_and_counts() -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=1)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=1)
     rows.activate(np.arange(CAPACITY), 1.0)
     rows.pin(np.arange(CAPACITY))
     assert rows.activate(np.array([30, 31]), 9.0) == 0
@@ -88,7 +88,7 @@ def test_a_full_and_pinned_buffer_refuses_and_counts() -> None:
 
 
 def test_unpin_without_pin_is_an_error() -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=1)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=1)
     rows.activate(np.array([3]), 1.0)
     with pytest.raises(ValueError, match="without a pin"):
         rows.unpin(np.array([3]))
@@ -97,7 +97,7 @@ def test_unpin_without_pin_is_an_error() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), tokens), max_size=30))
 def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[int]]]) -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=3)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     core = np.arange(4)
     config = VocabularyConfig(capacity=64, core=4, context_window=8)
     vocabulary = DynamicVocabulary(rows, core, config, max_batch=2)
@@ -123,7 +123,7 @@ def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[
 
 
 def test_emitted_tokens_are_active_in_the_next_cycle() -> None:
-    rows = ActiveRows(HEAD, CAPACITY, half_life=3)
+    rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     vocabulary = DynamicVocabulary(rows, np.arange(4), VocabularyConfig(capacity=64, core=4), max_batch=1)
     vocabulary.admit("r", [30, 31])
     vocabulary.emitted("r", [44])

@@ -24,6 +24,7 @@ from evospec.align.gate import (
 )
 from evospec.align.loss import candidate_ids
 from evospec.align.trace import Trace
+from evospec.models.draft_body import DraftBody
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import Window
 from evospec.models.tables import TokenTables
@@ -73,13 +74,14 @@ def drafted_tokens(
     cache = drafter.new_cache(1, trace.width + STEPS)
     pairs = batch.token_ids[:, 1 : root + 2]
     window = Window.of([0], root + 1, CPU)
-    hidden = drafter(drafter.fuse(batch.features[:, : root + 1]), tables.embed(pairs), window, cache)[:, -1:]
+    body = DraftBody(drafter)
+    hidden = body(drafter.fuse(batch.features[:, : root + 1]), tables.embed(pairs), window, cache)[:, -1:]
     tokens: list[int] = []
     for step in range(STEPS):
         logits = drafter.norm(hidden[0, 0]) @ tables.head[candidates].T
         tokens.append(int(candidates[logits.argmax()]))
         embedding = tables.embed(torch.tensor([tokens[-1:]]))
-        hidden = drafter(hidden, embedding, Window.of([root + 1 + step], 1, CPU), cache)
+        hidden = body(hidden, embedding, Window.of([root + 1 + step], 1, CPU), cache)
     return tokens
 
 

@@ -98,15 +98,20 @@ def test_rooms_that_serve_draw_nothing() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    """`evospec` needs the base dependencies only; actors and services may need the `serve` extra."""
+    """`evospec` needs the base dependencies only; actors and services may need the `serve` extra,
+    kernels the `cuda` one."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
     base = {canonical(entry) for entry in project["dependencies"]}
-    serve = base | {canonical(entry) for entry in project["optional-dependencies"]["serve"]}
+    serve = base | {canonical(entry) for entry in extras["serve"]}
+    kernels = base | {canonical(entry) for entry in extras["cuda"]}
     providers = packages_distributions()
     undeclared = []
     for path in SOURCES:
         package = path.relative_to(ROOT).parts[0]
         declared = base if package == "evospec" else serve
+        if path.relative_to(ROOT).parts[:2] == ("evospec", "kernels"):
+            declared = kernels
         for use in imports(parse(path)):
             if use.root in sys.stdlib_module_names or use.root in PACKAGES:
                 continue

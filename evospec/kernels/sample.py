@@ -1,0 +1,47 @@
+"""Sampling one token per row from logits, by the Gumbel-max trick, in one read of them."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _sample_kernel(logits, heat, clock, out, columns, seed, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    warmth = tl.load(heat + row)
+    # A fresh stretch of the random sequence per call and row: columns never exceed 2**20.
+    stream = ((tl.load(clock) * tl.num_programs(0) + row) << 20).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    best = tl.full((BLOCK,), -float("inf"), tl.float32)
+    where = tl.zeros((BLOCK,), tl.int32)
+    for first in range(0, columns, BLOCK):
+        inside = first + column < columns
+        score = tl.load(logits + row * columns + first + column, mask=inside, other=-float("inf"))
+        score = score.to(tl.float32)
+        if warmth > 0:
+            number = tl.rand(seed, stream + first + column)
+            score += -tl.log(-tl.log(tl.maximum(number, 1e-10))) * warmth
+        better = score > best
+        best = tl.where(better, score, best)
+        where = tl.where(better, first + column, where)
+    highest = tl.max(best)
+    # The lowest index among equals, as argmax gives.
+    tl.store(out + row, tl.min(tl.where(best == highest, where, columns)).to(tl.int64))
+
+
+def sample(logits: Tensor, heat: Tensor, clock: Tensor, seed: int) -> Tensor:
+    """One token id per row, int64 [rows].
+
+    Args:
+        logits: [rows, vocab], contiguous.
+        heat: temperature of each row, float32 [rows]; 0 takes the best.
+        clock: int64 [1]; another value gives other random numbers, so that a captured graph
+            can draw anew by counting it up.
+    """
+    rows, columns = logits.shape
+    out = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    _sample_kernel[(rows,)](logits, heat, clock, out, columns, seed, BLOCK=2048, num_warps=8)
+    return out

@@ -1,0 +1,91 @@
+"""The drafter as decoding runs it: merged projections over slot caches, through `LayerOps`.
+
+Training unrolls the same weights in `unroll`; here every pass writes a cache.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from evospec.models.drafter import Drafter, RMSNorm
+from evospec.models.kv_cache import KVCache, Window
+from evospec.models.ops import HeadShape, LayerOps, Norm, layer_ops, merge_parameters
+from evospec.models.rope import rope_table
+from evospec.stopwatch import NO_STOPWATCH, Stopwatch
+
+_BEYOND = 512  # positions past a request's last token, where drafts that are cut off are written
+
+
+class DraftBody:
+    """An EAGLE-3 drafter's layer and norms.
+
+    The merged projections take the place of the drafter's own weights, which become views of
+    them: an adapter written into the drafter is in force here at once.
+    """
+
+    def __init__(self, drafter: Drafter, ops: LayerOps | None = None) -> None:
+        self.drafter = drafter
+        self.stopwatch: Stopwatch = NO_STOPWATCH
+        config, layer = drafter.config, drafter.layer
+        attention, mlp = layer.self_attn, layer.mlp
+        self._ops = layer_ops(drafter.device, config.head_dim) if ops is None else ops
+        self._shape = HeadShape(
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            scale=attention.scale,
+            sliding_window=None,
+        )
+        self._embedding_norm = _norm(layer.input_layernorm)
+        self._hidden_norm = _norm(layer.hidden_norm)
+        self._mlp_norm = _norm(layer.post_attention_layernorm)
+        self._output_norm = _norm(drafter.norm)
+        self._qkv = merge_parameters([attention.q_proj, attention.k_proj, attention.v_proj], "weight")
+        self._gate_up = merge_parameters([mlp.gate_proj, mlp.up_proj], "weight")
+        positions = config.max_positions + _BEYOND
+        cos, sin = rope_table(
+            positions, config.head_dim, config.rope_theta, drafter.device, config.rope_scaling
+        )
+        half = config.head_dim // 2
+        self._rotary = torch.stack((cos, torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)))
+
+    def norm(self, hidden: Tensor) -> Tensor:
+        """Hidden states ready for the head."""
+        return self._ops.add_norm(hidden, None, self._output_norm)[1]
+
+    def carry(self, hidden: Tensor) -> Tensor:
+        """What stands in for the next position's fused features: its own output [..., hidden]."""
+        return self.norm(hidden) if self.drafter.config.norm_output else hidden
+
+    @torch.inference_mode()
+    def __call__(self, hidden: Tensor, embeddings: Tensor, window: Window, cache: KVCache) -> Tensor:
+        """Runs pairs at the window's positions, writing the cache there.
+
+        Args:
+            hidden: fused features, or the drafter's own output [rows, width, hidden].
+            embeddings: of each pair's token [rows, width, hidden].
+
+        Returns:
+            Hidden states [rows, width, hidden], before the final norm.
+        """
+        self.stopwatch.mark("draft_layer")
+        cache.bind(window)
+        ops, layer = self._ops, self.drafter.layer
+        hidden = hidden.contiguous()
+        plan = ops.plan(window, self._shape, self._rotary)
+        _, normed = ops.add_norm(hidden, None, self._hidden_norm)
+        _, embedded = ops.add_norm(embeddings, None, self._embedding_norm)
+        qkv = linear(torch.cat((embedded, normed), dim=-1), self._qkv)
+        attended = linear(ops.attend(qkv, plan, None, cache, 0), layer.self_attn.o_proj.weight)
+        residual = normed if layer.norm_before_residual else hidden
+        hidden, inner = ops.add_norm(residual, attended, self._mlp_norm)
+        change = linear(ops.gate(linear(inner, self._gate_up), gelu=False), layer.mlp.down_proj.weight)
+        hidden = hidden + change
+        self.stopwatch.mark("draft_head")
+        return hidden
+
+
+def _norm(module: RMSNorm) -> Norm:
+    return Norm(module.weight.detach(), module.eps, scales_wide=True)

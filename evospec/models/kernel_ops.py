@@ -1,0 +1,68 @@
+"""Layer operations as fused kernels, for CUDA devices."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from evospec.kernels.attention import decode_attention
+from evospec.kernels.gate import gate as fused_gate
+from evospec.kernels.norm import add_norm
+from evospec.kernels.rotary import rotate_store
+from evospec.models.attention import grouped_attention
+from evospec.models.kv_cache import KVCache, Window
+from evospec.models.ops import AttentionPlan, HeadNorms, HeadShape, Norm
+
+# Queries of one key head that the decoding kernel takes; wider windows are prompts.
+_MOST_QUERIES = 128
+
+
+class KernelOps:
+    """The same operations in fewer launches; rounding is that of the separate operations.
+
+    Prompts attend through PyTorch's own fused attention.
+    """
+
+    def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
+        few = window.width * shape.heads // shape.kv_heads <= _MOST_QUERIES
+        return AttentionPlan(window, shape, table, None if few else window.mask(shape.sliding_window))
+
+    def add_norm(self, hidden: Tensor, change: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
+        return add_norm(hidden, change, norm.weight, norm.eps, scales_wide=norm.scales_wide)
+
+    def attend(
+        self, qkv: Tensor, plan: AttentionPlan, norms: HeadNorms | None, cache: KVCache, layer: int
+    ) -> Tensor:
+        window, shape = plan.window, plan.shape
+        keys, values = cache.keys[layer], cache.values[layer]
+        query = rotate_store(
+            qkv,
+            plan.rotary,
+            window.starts,
+            keys,
+            values,
+            tree=window.tree,
+            first_slot=window.first_slot,
+            heads=shape.heads,
+            norms=None if norms is None else (norms.query.weight, norms.key.weight),
+            eps=0.0 if norms is None else norms.query.eps,
+            scales_wide=norms is not None and norms.query.scales_wide,
+        )
+        if plan.mask is None:
+            return decode_attention(
+                query,
+                keys,
+                values,
+                window.starts,
+                first_slot=window.first_slot,
+                span=window.span,
+                scale=shape.scale,
+                sliding_window=shape.sliding_window,
+                tree=window.tree,
+            )
+        slots = slice(window.first_slot, window.first_slot + window.rows)
+        keys, values = keys[slots, :, : window.span], values[slots, :, : window.span]
+        attended = grouped_attention(query, keys, values, plan.mask, shape.scale)
+        return attended.transpose(1, 2).flatten(-2)
+
+    def gate(self, gate_up: Tensor, *, gelu: bool) -> Tensor:
+        return fused_gate(gate_up, gelu=gelu)
