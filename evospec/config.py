@@ -26,7 +26,8 @@ class ModelConfig(Section):
     )
     drafter: str | None = Field(
         "default",
-        description="Drafter folder; `default` is the one shipped for the target; null decodes plainly.",
+        description="Folder (ours or a published EAGLE-3 checkpoint), Hub id or shipped name; `default` is "
+        "the one shipped for the target; null decodes plainly.",
     )
     drafter_check: Literal["strict", "shape"] = Field(
         "strict",
@@ -46,8 +47,34 @@ class EngineConfig(Section):
     max_length: int = Field(
         2048, ge=16, description="Prompt and output tokens of one request; capped by the target's own limit."
     )
-    draft_length: int = Field(5, ge=0, le=16, description="Draft tokens per cycle; 0 is plain decoding.")
+    drafting: Literal["auto", "chain", "tree"] = Field(
+        "auto",
+        description="`chain` and `tree` always draft that way; `auto` takes what measured times and recent "
+        "acceptance say is fastest, plain decoding included.",
+    )
+    draft_length: int = Field(5, ge=0, le=16, description="Draft tokens of a chain; 0 is plain decoding.")
+    tree_depth: int = Field(4, ge=1, le=8, description="Levels of a draft tree.")
+    tree_beam: int = Field(4, ge=1, le=10, description="Tokens expanded on each level.")
+    tree_nodes: int = Field(12, ge=1, le=62, description="Draft tokens of a tree.")
+    sampled_drafts: Literal["best", "drawn"] = Field(
+        "best",
+        description="For requests with a temperature: `best` drafts the likeliest tokens, and the same seed "
+        "gives the same text whatever the drafter and the load; `drawn` draws them, which is accepted more "
+        "often at high temperatures.",
+    )
     prefill_chunk: int = Field(512, ge=1, description="Prompt tokens processed between two cycles.")
+
+    @model_validator(mode="after")
+    def _tree_fits(self) -> EngineConfig:
+        candidates = self.tree_beam + (self.tree_depth - 1) * self.tree_beam**2
+        if self.tree_nodes > candidates:
+            raise ValueError(
+                f"tree_nodes ({self.tree_nodes}) exceeds the {candidates} candidates of a tree of depth "
+                f"{self.tree_depth} and beam {self.tree_beam}"
+            )
+        if self.tree_depth * self.tree_beam > 63:
+            raise ValueError("tree_depth * tree_beam may be at most 63")
+        return self
 
 
 class VocabularyConfig(Section):

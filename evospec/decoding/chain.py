@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, uniforms
-from evospec.decoding.verify import Draft
-from evospec.models.drafter import Drafter
+from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.tables import TokenTables
 from evospec.vocab.active import HeadView
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRoot:
+    """Where a batch's drafts begin.
+
+    Attributes:
+        hidden: output of each row's last confirmed pair [rows, 1, hidden].
+        starts: position in the drafter's cache of each row's next pair [rows].
+        lengths: draft tokens each row can use [rows].
+        drawn: draft tokens each request has drawn so far [rows]. Random numbers are keyed
+            by this count, not by position: a position drafted again must not see the
+            number that a rejected draft, which may have shaped the vocabulary, has used.
+        longest_context: no `starts` is larger, on the host.
+    """
+
+    hidden: Tensor
+    starts: Tensor
+    lengths: Tensor
+    drawn: Tensor
+    longest_context: int
 
 
 class ChainDrafter:
@@ -20,62 +43,57 @@ class ChainDrafter:
     drafter's cache from the target's features, over what the draft had left there.
     """
 
-    __slots__ = ("drafter", "tables")
+    __slots__ = ("body", "tables")
 
-    def __init__(self, drafter: Drafter, tables: TokenTables) -> None:
-        self.drafter = drafter
+    def __init__(self, body: DraftBody, tables: TokenTables) -> None:
+        self.body = body
         self.tables = tables
 
     @torch.inference_mode()
     def absorb(self, features: Tensor, tokens: Tensor, window: Window, cache: KVCache) -> Tensor:
         """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output."""
-        return self.drafter(self.drafter.fuse(features), self.tables.embed(tokens), window, cache)
+        fused = self.body.drafter.fuse(features)
+        return self.body(fused, self.tables.embed(tokens), window, cache)
 
     @torch.inference_mode()
     def draft(
         self,
-        hidden: Tensor,
-        starts: Tensor,
-        lengths: Tensor,
-        longest_draft: int,
+        root: DraftRoot,
+        length: int,
         head: HeadView,
-        sampling: SamplingBatch,
-        drawn: Tensor,
         cache: KVCache,
-        longest_context: int,
+        drawing: SamplingBatch | None = None,
     ) -> Draft:
-        """Drafts `longest_draft` tokens per row, of which `lengths` count.
+        """Drafts `length` tokens per row.
 
         Args:
-            hidden: output of each row's last confirmed pair [rows, 1, hidden].
-            starts: position in the drafter's cache of each row's next pair [rows].
-            drawn: draft tokens each request has drawn so far [rows]. Random numbers are keyed
-                by this count, not by position: a position drafted again must not see the
-                number that a rejected draft, which may have shaped the vocabulary, has used.
-            lengths: draft tokens each row can use [rows]; longest_draft is the largest, on the host.
-            longest_context: the largest of `starts`, on the host.
+            drawing: draw the tokens of sampled rows from the drafter's distribution; None takes
+                its best tokens.
         """
-        snapshot = head.ids.clone() if head.ids is not None and sampling.sampled_rows else head.ids
+        # Verification subtracts the proposal token by token: it needs the map as it is now.
+        snapshot = head.ids.clone() if head.ids is not None and drawing is not None else head.ids
+        hidden = root.hidden
         tokens: list[Tensor] = []
         proposals: list[Tensor] = []
         choices: list[Tensor] = []
-        for step in range(longest_draft):
-            logits = (self.drafter.norm(hidden[:, 0]) @ head.rows.T).float()  # [rows, active]
+        for step in range(length):
+            logits = head.score(self.body.norm(hidden[:, 0]))  # [rows, active]
             choice = logits.argmax(dim=-1)  # [rows]
-            if sampling.sampled_rows:
-                proposal = _proposal(logits, choice, sampling)
+            if drawing is not None:
+                proposal = _proposal(logits, choice, drawing)
                 proposals.append(proposal)
-                number = uniforms(sampling.seeds, (drawn + step)[:, None], Purpose.DRAFT)[:, 0]
+                number = uniforms(drawing.seeds, (root.drawn + step)[:, None], Purpose.DRAFT)[:, 0]
                 choice = draw(proposal, number)
             choices.append(choice)
             token = head.to_token_ids(choice)
             tokens.append(token)
-            if step + 1 < longest_draft:
-                window = Window(0, starts + step, 1, longest_context + step + 1)
-                hidden = self.drafter(hidden, self.tables.embed(token[:, None]), window, cache)
+            if step + 1 < length:
+                window = Window(0, root.starts + step, 1, root.longest_context + step + 1)
+                embedding = self.tables.embed(token[:, None])
+                hidden = self.body(self.body.carry(hidden), embedding, window, cache)
         return Draft(
             tokens=torch.stack(tokens, dim=1),
-            lengths=lengths,
+            lengths=root.lengths,
             choices=torch.stack(choices, dim=1),
             probabilities=torch.stack(proposals, dim=1) if proposals else None,
             row_ids=snapshot,
@@ -84,8 +102,6 @@ class ChainDrafter:
 
 def _proposal(logits: Tensor, choice: Tensor, sampling: SamplingBatch) -> Tensor:
     """q over active rows [rows, active]: softmax at the request's temperature, one-hot when greedy."""
-    greedy = sampling.temperature == 0
-    heat = torch.where(greedy, 1.0, sampling.temperature)[:, None]
-    sampled = torch.softmax(logits / heat, dim=-1)
+    sampled = torch.softmax(logits / sampling.divisor[:, None], dim=-1)
     certain = torch.zeros_like(sampled).scatter_(-1, choice[:, None], 1.0)
-    return torch.where(greedy[:, None], certain, sampled)
+    return torch.where(sampling.greedy[:, None], certain, sampled)

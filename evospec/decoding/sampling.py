@@ -58,6 +58,15 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature < GREEDY_BELOW
 
+    @property
+    def heat(self) -> float:
+        """The temperature that counts: 0 for every greedy one."""
+        return 0.0 if self.greedy else self.temperature
+
+    @property
+    def truncates(self) -> bool:
+        return self.top_p < 1.0 or self.top_k > 0
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingBatch:
@@ -68,40 +77,37 @@ class SamplingBatch:
         top_p: float32 [rows]; 1 is off.
         top_k: int64 [rows]; 0 is off.
         seeds: int64 [rows].
-        sampled_rows: indices of the rows with temperature > 0, on the host.
-        truncated: whether any row uses top_p or top_k.
+        any_sampled: whether any row is not greedy, on the host.
+        truncated: whether any row uses top_p or top_k, on the host.
     """
 
     temperature: Tensor
     top_p: Tensor
     top_k: Tensor
     seeds: Tensor
-    sampled_rows: tuple[int, ...]
+    any_sampled: bool
     truncated: bool
 
     @classmethod
     def of(cls, params: Sequence[SamplingParams], device: torch.device) -> SamplingBatch:
         return cls(
-            temperature=torch.tensor(
-                [0.0 if param.greedy else param.temperature for param in params], device=device
-            ),
+            temperature=torch.tensor([param.heat for param in params], device=device),
             top_p=torch.tensor([param.top_p for param in params], device=device),
             top_k=torch.tensor([param.top_k for param in params], device=device),
             seeds=torch.tensor([param.seed for param in params], device=device),
-            sampled_rows=tuple(row for row, param in enumerate(params) if not param.greedy),
-            truncated=any(param.top_p < 1.0 or param.top_k > 0 for param in params),
+            any_sampled=any(not param.greedy for param in params),
+            truncated=any(param.truncates for param in params),
         )
 
-    def select(self, rows: Tensor) -> SamplingBatch:
-        """The sub-batch of these row indices, all of them taken to be sampled."""
-        return SamplingBatch(
-            temperature=self.temperature[rows],
-            top_p=self.top_p[rows],
-            top_k=self.top_k[rows],
-            seeds=self.seeds[rows],
-            sampled_rows=tuple(range(rows.shape[0])),
-            truncated=self.truncated,
-        )
+    @property
+    def greedy(self) -> Tensor:
+        """Which rows are greedy, bool [rows]."""
+        return self.temperature == 0
+
+    @property
+    def divisor(self) -> Tensor:
+        """Temperatures to divide by, 1 for greedy rows, float32 [rows]."""
+        return torch.where(self.greedy, 1.0, self.temperature)
 
 
 def uniforms(seeds: Tensor, positions: Tensor, purpose: Purpose) -> Tensor:
@@ -137,12 +143,12 @@ def target_probabilities(logits: Tensor, sampling: SamplingBatch) -> Tensor:
     """The target's distribution under temperature, then top-k, then top-p (transformers' order).
 
     Args:
-        logits: float32 [rows, positions, vocab]; every row is sampled.
+        logits: float32 [rows, positions, vocab]. Greedy rows count as temperature 1; nobody reads them.
 
     Returns:
         float32 [rows, positions, vocab], each summing to 1.
     """
-    scaled = logits / sampling.temperature[:, None, None]
+    scaled = logits / sampling.divisor[:, None, None]
     if sampling.truncated:
         scaled = _truncate(scaled, sampling)
     return torch.softmax(scaled, dim=-1)

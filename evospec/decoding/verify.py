@@ -1,8 +1,11 @@
 """Verification: which draft tokens stand, and which token follows them.
 
-One pure function over tensors. Its output follows the target's distribution
-exactly, whatever the drafter proposed (Leviathan et al., 2211.17192, theorem 3.5;
-Chen et al., 2302.01318).
+Pure functions over tensors. Their output follows the target's distribution exactly,
+whatever the drafter proposed. Usually the target decides its own token at each place,
+by argmax or by a draw of its own, and a draft token stands when it is that token: the
+same seed then gives the same text with any drafter, or none. Chains that were drawn
+from the drafter's distribution are checked by rejection sampling instead (Leviathan et
+al., 2211.17192, theorem 3.5; Chen et al., 2302.01318).
 """
 
 from __future__ import annotations
@@ -12,39 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evospec.decoding.draft import Draft, DraftTree
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, target_probabilities, uniforms
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Draft tokens of a batch and how they were proposed.
-
-    Attributes:
-        tokens: token ids [rows, length].
-        lengths: draft tokens that count per row [rows]; the rest is padding.
-        choices: index of each draft token among the active rows [rows, length].
-        probabilities: the proposal q over the active rows at each step, float32
-            [rows, length, active]; None when every row is greedy.
-        row_ids: token id of each active row [active] AS IT WAS when the draft was
-            made; None when rows are token ids.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    choices: Tensor
-    probabilities: Tensor | None = None
-    row_ids: Tensor | None = None
-
-    @classmethod
-    def empty(cls, rows: int, device: torch.device) -> Draft:
-        """No draft tokens: plain decoding."""
-        tokens = torch.zeros(rows, 0, dtype=torch.int64, device=device)
-        lengths = torch.zeros(rows, dtype=torch.int64, device=device)
-        return cls(tokens, lengths, tokens, torch.zeros(rows, 0, 1, device=device))
-
-    def select(self, rows: Tensor) -> Draft:
-        probabilities = None if self.probabilities is None else self.probabilities[rows]
-        return Draft(self.tokens[rows], self.lengths[rows], self.choices[rows], probabilities, self.row_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,43 +26,67 @@ class Verdict:
     Attributes:
         accepted: accepted draft tokens per row [rows].
         tokens: accepted draft tokens, then the token the target adds, then padding
-            [rows, length + 1]; row r emits tokens[r, : accepted[r] + 1].
+            [rows, depth + 1]; row r emits tokens[r, : accepted[r] + 1].
+        places: places of the target's pass that decided them [rows, depth + 1]; None for
+            chains, where token j was decided at place j.
     """
 
     accepted: Tensor
     tokens: Tensor
+    places: Tensor | None = None
 
 
 def verify(draft: Draft, logits: Tensor, sampling: SamplingBatch, first_position: Tensor) -> Verdict:
     """Checks a draft against the target's logits.
 
     Args:
-        logits: the target's, float32 [rows, length + 1, vocab]; entry i decides the
-            token at draft place i.
-        first_position: position in the request of each row's first draft place [rows].
+        logits: the target's, float32 [rows, nodes + 1, vocab]; entry 0 decides the first draft
+            token, entry i + 1 what follows node i.
+        first_position: position in the request of each row's first draft token [rows].
 
     Example, greedy: draft (b c d), target's choices (b c x y): accepted 2, tokens (b c x -).
     """
-    choices = logits.argmax(dim=-1)  # [rows, length + 1]
-    verdict = _verify_greedy(draft, choices)
-    if not sampling.sampled_rows:
-        return verdict
-    rows = torch.tensor(sampling.sampled_rows, device=logits.device)
-    sampled = _verify_sampled(draft.select(rows), logits[rows], sampling.select(rows), first_position[rows])
-    verdict.accepted[rows] = sampled.accepted
-    verdict.tokens[rows] = sampled.tokens
-    return verdict
+    if draft.probabilities is not None and sampling.any_sampled:
+        return _verify_drawn(draft, draft.probabilities, logits, sampling, first_position)
+    depths = torch.arange(logits.shape[1], device=logits.device) if draft.tree is None else draft.tree.depths
+    choices = _own_tokens(logits, sampling, first_position[:, None] + depths)
+    if draft.tree is None:
+        return _follow_chain(draft, choices)
+    return _follow_tree(draft, draft.tree, choices)
 
 
-def _verify_greedy(draft: Draft, choices: Tensor) -> Verdict:
-    """Longest prefix of the draft that equals the target's choices; choices follow."""
+def _own_tokens(logits: Tensor, sampling: SamplingBatch, positions: Tensor) -> Tensor:
+    """What the target decides at each place, whatever was drafted [rows, places]."""
+    choices = logits.argmax(dim=-1)
+    if not sampling.any_sampled:
+        return choices
+    numbers = uniforms(sampling.seeds, positions, Purpose.EMIT)
+    drawn = draw(target_probabilities(logits, sampling), numbers)
+    return torch.where(sampling.greedy[:, None], choices, drawn)
+
+
+def _follow_chain(draft: Draft, choices: Tensor) -> Verdict:
+    """Longest prefix of the draft that equals the target's choices [rows, length + 1]; choices follow."""
     matches = (draft.tokens == choices[:, :-1]) & _within(draft)
     accepted = matches.long().cumprod(dim=1).sum(dim=1)
-    return Verdict(accepted=accepted, tokens=choices.clone())
+    return Verdict(accepted=accepted, tokens=choices)
 
 
-def _verify_sampled(draft: Draft, logits: Tensor, sampling: SamplingBatch, first_position: Tensor) -> Verdict:
-    """Speculative rejection sampling.
+def _verify_drawn(
+    draft: Draft, proposal: Tensor, logits: Tensor, sampling: SamplingBatch, first_position: Tensor
+) -> Verdict:
+    greedy = _follow_chain(draft, logits.argmax(dim=-1))
+    drawn = _reject(draft, proposal, logits, sampling, first_position)
+    return Verdict(
+        accepted=torch.where(sampling.greedy, greedy.accepted, drawn.accepted),
+        tokens=torch.where(sampling.greedy[:, None], greedy.tokens, drawn.tokens),
+    )
+
+
+def _reject(
+    draft: Draft, proposal: Tensor, logits: Tensor, sampling: SamplingBatch, first_position: Tensor
+) -> Verdict:
+    """Speculative rejection sampling; every row is taken to be sampled.
 
     Place i accepts its token d with probability min(1, p_i(d) / q_i(d)). At the first
     rejection the token is drawn from max(0, p_i - q_i), with the WHOLE of q_i
@@ -98,9 +94,6 @@ def _verify_sampled(draft: Draft, logits: Tensor, sampling: SamplingBatch, first
     """
     rows, length = draft.tokens.shape
     target = target_probabilities(logits, sampling)  # [rows, length + 1, vocab]
-    proposal = draft.probabilities
-    if proposal is None:
-        raise ValueError("sampled rows need the drafter's proposal probabilities")
     place = torch.arange(length + 1, device=logits.device)
     positions = first_position[:, None] + place  # [rows, length + 1]
 
@@ -125,6 +118,22 @@ def _verify_sampled(draft: Draft, logits: Tensor, sampling: SamplingBatch, first
     tokens = torch.cat((draft.tokens, extra[:, None]), dim=1)  # [rows, length + 1]
     tokens[row, accepted] = extra
     return Verdict(accepted=accepted, tokens=tokens)
+
+
+def _follow_tree(draft: Draft, tree: DraftTree, choices: Tensor) -> Verdict:
+    """Follows the target's choices [rows, places] down the tree as far as it has them."""
+    place = torch.arange(choices.shape[1], device=choices.device)
+    borne = draft.tokens == choices.gather(1, tree.parents)  # [rows, nodes]
+    borne &= tree.depths[:, 1:] <= draft.lengths[:, None]
+    borne_bits = (borne.long() << place[1:]).sum(dim=1) + 1  # place 0 always stands
+    stands = (tree.ancestors & ~borne_bits[:, None]) == 0  # [rows, places]
+    accepted = (tree.depths * stands).amax(dim=1)
+
+    # Siblings bear different tokens: no two places of one depth stand.
+    depth = torch.arange(tree.deepest + 1, device=choices.device)
+    at_depth = stands[:, None] & (tree.depths[:, None] == depth[:, None])  # [rows, depth + 1, places]
+    places = (at_depth * place).sum(dim=-1)
+    return Verdict(accepted=accepted, tokens=choices.gather(1, places), places=places)
 
 
 def _within(draft: Draft) -> Tensor:

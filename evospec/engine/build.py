@@ -19,8 +19,7 @@ from evospec.models.drafter_store import (
 from evospec.models.fingerprint import fingerprint_module
 from evospec.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, resolve_target
 from evospec.models.target import Target
-from evospec.vocab.core import core_tokens
-from evospec.vocab.policy import build_policy
+from evospec.vocab.policy import build_policy, head_core
 from evospec.vocab.semantic import SemanticSource
 from evospec.wire import Fingerprints
 
@@ -52,7 +51,7 @@ def load_own_drafter(config: Config, target: Target) -> LoadedDrafter | None:
     if settings.drafter is None:
         return None
     folder = resolve_drafter(settings.drafter, settings.target, target.fingerprint)
-    described = read_config(folder)
+    described = read_config(folder, target.layer_count)
     check_drafter(
         described,
         target.fingerprint,
@@ -60,7 +59,8 @@ def load_own_drafter(config: Config, target: Target) -> LoadedDrafter | None:
         target.vocab_size,
         strict=settings.drafter_check == "strict",
     )
-    loaded = load_drafter(folder, target.dtype, target.device)
+    loaded = load_drafter(folder, target.dtype, target.device, target.layer_count)
+    loaded.drafter.share_embedding(target.tables)
     if described.max_positions < min(config.engine.max_length, target.max_length):
         raise DrafterMismatchError(
             f"the drafter reaches {described.max_positions} positions: lower engine.max_length to that"
@@ -75,12 +75,13 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
         return Engine(target, None, config.engine, _fingerprints(target, None))
     always = sorted(target.eos_ids | set(target.tokenizer.all_special_ids))
     ranks = loaded.core_ranks.numpy()
-    vocabulary = build_policy(config.vocabulary, target.tables, ranks, always, config.engine.max_batch)
+    tables = loaded.drafter.tables(target.tables)
+    vocabulary = build_policy(config.vocabulary, tables, ranks, always, config.engine.max_batch)
     fingerprints = _fingerprints(target, loaded)
     dynamic = vocabulary.epoch > 0
     semantic = None
     if dynamic and config.semantic.enabled:
-        core = core_tokens(ranks, config.vocabulary.core, target.vocab_size, always)
+        core = head_core(tables, ranks, config.vocabulary.core, always)
         semantic = SemanticSource(config.semantic, core.tolist(), fingerprints.target)
     recorder = TraceRecorder(config.alignment, fingerprints) if config.alignment.enabled else None
     return Engine(

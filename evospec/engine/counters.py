@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from itertools import zip_longest
 
 from evospec.engine.stats import EngineStats
 
-_GAUGES = frozenset({"running", "waiting", "active_rows", "vocabulary_epoch", "adapter_version"})
+_GAUGES = frozenset(
+    {"running", "waiting", "active_rows", "vocabulary_epoch", "adapter_version", "draft_plan"}
+)
 _PER_POSITION = frozenset({"attempted_per_position", "accepted_per_position"})
-_COUNTERS = tuple(field.name for field in fields(EngineStats) if field.name not in _GAUGES | _PER_POSITION)
+_PER_PLAN = "cycles_per_plan"
+_OTHER = _GAUGES | _PER_POSITION | {_PER_PLAN}
+_COUNTERS = tuple(field.name for field in fields(EngineStats) if field.name not in _OTHER)
 
 
 def snapshot(stats: EngineStats) -> EngineStats:
@@ -19,6 +24,7 @@ def snapshot(stats: EngineStats) -> EngineStats:
         stats,
         attempted_per_position=list(stats.attempted_per_position),
         accepted_per_position=list(stats.accepted_per_position),
+        cycles_per_plan=dict(stats.cycles_per_plan),
     )
 
 
@@ -30,6 +36,9 @@ def growth(earlier: EngineStats, later: EngineStats) -> EngineStats:
     for name in _PER_POSITION:
         pairs = zip_longest(getattr(later, name), getattr(earlier, name), fillvalue=0)
         setattr(grown, name, [new - old for new, old in pairs])
+    gained = Counter(later.cycles_per_plan)
+    gained.subtract(earlier.cycles_per_plan)
+    grown.cycles_per_plan = {plan: cycles for plan, cycles in gained.items() if cycles}
     return grown
 
 
@@ -42,4 +51,5 @@ def total(parts: Iterable[EngineStats]) -> EngineStats:
         for name in _PER_POSITION:
             pairs = zip_longest(getattr(summed, name), getattr(part, name), fillvalue=0)
             setattr(summed, name, [one + other for one, other in pairs])
+        summed.cycles_per_plan = dict(Counter(summed.cycles_per_plan) + Counter(part.cycles_per_plan))
     return summed

@@ -13,10 +13,11 @@ from time import perf_counter
 from evospec.align.recorder import TraceRecorder
 from evospec.align.trace import Trace
 from evospec.config import EngineConfig
-from evospec.decoding.chain import ChainDrafter
+from evospec.engine.controller import Controller
 from evospec.engine.observer import Emission, Observer
+from evospec.engine.plan import plans_of
 from evospec.engine.request import Request, StepOutput
-from evospec.engine.runner import Runner, Verified
+from evospec.engine.runner import Outcome, Runner, Verified
 from evospec.engine.scheduler import Scheduler
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats
@@ -24,6 +25,7 @@ from evospec.errors import InvalidRequestError
 from evospec.models.adapter import AdapterSlot, AdapterWeights
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
+from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.active import HeadView
 from evospec.vocab.policy import VocabularyPolicy
 from evospec.vocab.semantic import Lookup, SemanticSource
@@ -65,6 +67,7 @@ class Engine:
         self._vocabulary = vocabulary
         self._recorder = recorder
         self._semantic = semantic
+        self._stopwatch: Stopwatch = NO_STOPWATCH
         self._observer = Observer(
             target,
             vocabulary,
@@ -76,8 +79,17 @@ class Engine:
         )
         self._adapter = AdapterSlot(drafter) if drafter is not None else None
         self._scheduler = Scheduler(config.max_batch)
-        chain = ChainDrafter(drafter, target.tables) if drafter is not None else None
-        self._runner = Runner(target, chain, config.max_batch, self.max_length, config.draft_length)
+        self._tables = target.tables if drafter is None else drafter.tables(target.tables)
+        plans = plans_of(config, drafts=drafter is not None)
+        self._controller = Controller(plans)
+        self._runner = Runner(
+            target,
+            drafter,
+            config.max_batch,
+            self.max_length,
+            plans,
+            draws=config.sampled_drafts == "drawn",
+        )
         self._update_gauges()
 
     # --- what the owner calls ---
@@ -128,6 +140,11 @@ class Engine:
     def take_points(self) -> list[IndexPoint]:
         return self._semantic.take_points() if self._semantic is not None else []
 
+    def watch(self, stopwatch: Stopwatch) -> None:
+        """Shows a stopwatch the parts of every cycle from now on; call between steps."""
+        self._stopwatch = stopwatch
+        self._runner.watch(stopwatch)
+
     def step(self) -> list[StepOutput]:
         """Processes one prefill chunk and one cycle; returns what was emitted."""
         outputs = self._drop_cancelled()
@@ -136,7 +153,9 @@ class Engine:
         outputs += self._cycle()
         self._retire()
         if self._vocabulary is not None:
+            self._stopwatch.mark("vocabulary")
             self.stats.vocabulary_rows_changed += self._vocabulary.apply()
+            self._stopwatch.mark("host")
         self._update_gauges()
         if self._recorder is not None:
             self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
@@ -152,13 +171,14 @@ class Engine:
         if state.prefilled == 0:
             self._observer.admit(state)
         before = state.prefilled
-        decided = self._runner.prefill(state, self._config.prefill_chunk)
+        prompted = self._runner.prefill(state, self._config.prefill_chunk)
         self.stats.prompt_tokens += state.prefilled - before
         outputs = []
-        if decided is not None:
+        if prompted is not None:
             self._scheduler.start_running(state)
-            self._observer.prompt(state, decided)
-            outputs = self._commit([state], [0], decided, prompt=True)
+            self._observer.prompt(state, prompted)
+            outcome = Outcome.of(prompted.decided.verdict)
+            outputs = self._commit([state], [0], 0, prompted.decided, outcome)
         self.stats.prefill_seconds += perf_counter() - began
         return outputs
 
@@ -167,51 +187,55 @@ class Engine:
         if not states:
             return []
         began = perf_counter()
-        lengths = [min(self._config.draft_length, state.remaining - 1) for state in states]
-        draft = self._runner.draft(states, lengths, self._head())
+        plan = self._controller.choose(len(states))
+        head = self._head()
+        step = self._runner.step(states, plan, head)
+        depths = [min(plan.depth, state.remaining - 1) for state in states]
+        draft = self._runner.draft(step, head)
         drafted = perf_counter()
-        decided = self._runner.verify(states, draft)
-        if draft.tokens.shape[1] == 0:
-            lengths = [0] * len(states)
-        outputs = self._commit(states, lengths, decided)
-        self.stats.cycles += 1
+        decided = self._runner.verify(step, draft)
+        outcome = Outcome.of(decided.verdict)
+        self._runner.confirm(states, step, [count + 1 for count in outcome.accepted])
+        outputs = self._commit(states, depths, plan.nodes, decided, outcome)
+        ended = perf_counter()
+        self._controller.observe(plan, ended - began, depths, outcome.accepted[: len(states)])
+        self.stats.count_cycle(str(plan))
         self.stats.draft_seconds += drafted - began
-        self.stats.verify_seconds += perf_counter() - drafted
+        self.stats.verify_seconds += ended - drafted
         return outputs
 
     def _commit(
-        self, states: Sequence[RequestState], lengths: list[int], decided: Verified, *, prompt: bool = False
+        self,
+        states: Sequence[RequestState],
+        depths: list[int],
+        nodes: int,
+        decided: Verified,
+        outcome: Outcome,
     ) -> list[StepOutput]:
-        """Moves decided tokens to the host, ends requests, reports what happened."""
-        accepted: list[int] = decided.verdict.accepted.tolist()
-        tokens: list[list[int]] = decided.verdict.tokens.tolist()
+        """Ends requests and reports what happened."""
         top = self._observer.top_tokens(decided.logits)
         outputs = []
         for row, state in enumerate(states):
-            kept = state.accept(tokens[row][: accepted[row] + 1], self.target.eos_ids)
+            accepted = outcome.accepted[row]
+            kept = state.accept(outcome.tokens[row][: accepted + 1], self.target.eos_ids)
             emission = Emission(
                 row=row,
                 tokens=kept,
-                places=slice(-1, None) if prompt else slice(0, len(kept)),
-                drafted=lengths[row],
-                accepted=accepted[row],
+                drafted=depths[row],
+                accepted=accepted,
                 missed=self._observer.missed(kept),
             )
             self._observer.emitted(state, emission, decided, top)
-            self._count(emission)
-            outputs.append(
-                StepOutput(state.request.id, tuple(kept), lengths[row], accepted[row], state.finish)
-            )
+            self._count(emission, nodes)
+            outputs.append(StepOutput(state.request.id, tuple(kept), depths[row], accepted, state.finish))
             if state.finish is not None:
                 self._finish(state)
-        if not prompt:
-            self._runner.confirm(states, decided.features, [count + 1 for count in accepted])
         return outputs
 
-    def _count(self, emission: Emission) -> None:
+    def _count(self, emission: Emission, nodes: int) -> None:
         stats = self.stats
         stats.emitted_tokens += len(emission.tokens)
-        stats.count_draft(emission.drafted, emission.accepted)
+        stats.count_draft(emission.drafted, emission.accepted, nodes)
         if emission.drafted:
             stats.coverable_tokens += len(emission.tokens)
             stats.covered_tokens += len(emission.tokens) - int(emission.missed.sum())
@@ -231,12 +255,16 @@ class Engine:
         return [StepOutput(state.request.id, (), finish_reason="cancelled") for state in gone]
 
     def _retire(self) -> None:
+        before = len(self._scheduler.running)
         for move in self._scheduler.retire():
             self._runner.move(move)
+        after = len(self._scheduler.running)
+        if after < before:
+            self._runner.park(after, before)
 
     def _head(self) -> HeadView:
         if self._vocabulary is None:
-            return HeadView(self.target.tables.head, None)
+            return HeadView(self._tables.head, self._tables.head_ids)
         return self._vocabulary.head()
 
     def _check(self, request: Request) -> None:
@@ -264,4 +292,6 @@ class Engine:
         stats.running = len(self._scheduler.running)
         stats.waiting = len(self._scheduler.waiting) + (self._scheduler.prefilling is not None)
         stats.active_rows = self._head().count
+        stats.draft_plan = str(self._controller.current)
+        stats.plan_switches = self._controller.switches
         stats.vocabulary_epoch = self._vocabulary.epoch if self._vocabulary is not None else 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
-from evospec.engine.runner import Verified
+from evospec.engine.runner import Prompted, Verified
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
 from evospec.vocab.policy import VocabularyPolicy
@@ -39,13 +39,11 @@ class Emission:
 
     Attributes:
         tokens: the kept tokens.
-        places: positions of the pass that decided them, one per token.
         missed: whether each was outside the active rows when the draft was made, bool [tokens].
     """
 
     row: int
     tokens: list[int]
-    places: slice
     drafted: int
     accepted: int
     missed: np.ndarray
@@ -83,16 +81,15 @@ class Observer:
         return ~self._vocabulary.contains(np.asarray(tokens, dtype=np.int64))
 
     @torch.inference_mode()
-    def prompt(self, state: RequestState, decided: Verified) -> None:
+    def prompt(self, state: RequestState, prompted: Prompted) -> None:
         """Reports a completed prefill, before its first token is reported."""
-        hidden = decided.hidden[0]  # [positions, hidden]
         if self._semantic is not None:
-            self._semantic.admit(state.request, hidden)
+            self._semantic.admit(state.request, prompted.hidden)
         if self._ranked_k and self._prompt_ranked and self._vocabulary is not None:
-            logits = self._target.logits(hidden[-self._prompt_ranked :])
+            logits = self._target.logits(prompted.hidden[-self._prompt_ranked :])
             self._vocabulary.ranked(logits.topk(self._ranked_k, dim=-1).indices.cpu().numpy())
-        if self._recorder is not None and decided.features is not None and state.request.trace:
-            self._recorder.prompt(state.request.id, state.request.prompt_ids, decided.features[0, :-1])
+        if self._recorder is not None and prompted.features is not None and state.request.trace:
+            self._recorder.prompt(state.request.id, state.request.prompt_ids, prompted.features[:-1])
 
     def top_tokens(self, logits: Tensor) -> TopTokens | None:
         """Best tokens of a batch [rows, places, vocab], once for all who want them."""
@@ -109,12 +106,12 @@ class Observer:
             if top is not None and self._ranked_k:
                 self._vocabulary.ranked(top.ids[row, :count, : self._ranked_k])
         if self._semantic is not None:
-            self._semantic.emitted(request_id, emission.tokens, decided.hidden[row, emission.places])
+            self._semantic.emitted(request_id, emission.tokens, decided.hidden[row, :count])
         if self._recorder is None or not state.request.trace or decided.features is None or top is None:
             return
         self._recorder.emitted(
             request_id,
-            features=decided.features[row, emission.places],
+            features=decided.features[row, :count],
             tokens=emission.tokens,
             top_ids=top.ids[row, :count, : self._trace_k],
             top_logprobs=top.logprobs[row, :count, : self._trace_k],

@@ -9,17 +9,12 @@ from evospec.engine.request import FinishReason, Request
 
 @dataclass(slots=True)
 class RequestState:
-    """Host-side state of an admitted request.
-
-    With n tokens known, the target's cache holds positions 0..n-2 once prefilled:
-    the last token's keys are written by the next cycle. The drafter's cache holds
-    pairs 0..n-2-pending.
+    """Host-side state of an admitted request; the device's part is in `BatchState`.
 
     Attributes:
         tokens: prompt and emitted tokens.
         prefilled: prompt positions already in the target's cache.
         pending: confirmed pairs whose features wait to be written to the drafter's cache.
-        drawn: draft tokens drawn so far; keys the random numbers of drafting.
     """
 
     request: Request
@@ -27,7 +22,6 @@ class RequestState:
     slot: int = -1
     prefilled: int = 0
     pending: int = 0
-    drawn: int = 0
     cancelled: bool = False
     finish: FinishReason | None = None
 

@@ -19,7 +19,7 @@ class EngineStats:
     emitted_tokens: int = 0
     cycles: int = 0
     drafts: int = 0  # (request, cycle) pairs that verified at least one draft token
-    draft_tokens: int = 0
+    draft_tokens: int = 0  # verified; of a tree, all nodes
     accepted_tokens: int = 0
     attempted_per_position: list[int] = field(default_factory=list)
     accepted_per_position: list[int] = field(default_factory=list)
@@ -27,6 +27,8 @@ class EngineStats:
     coverable_tokens: int = 0
     vocabulary_rows_changed: int = 0
     adapter_swaps: int = 0
+    cycles_per_plan: dict[str, int] = field(default_factory=dict)  # how cycles drafted
+    plan_switches: int = 0  # changes of the controller's mind on how to draft
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0
     prefill_seconds: float = 0.0
@@ -36,6 +38,7 @@ class EngineStats:
     active_rows: int = 0
     vocabulary_epoch: int = 0
     adapter_version: int = 0
+    draft_plan: str = ""
 
     @property
     def acceptance_length(self) -> float:
@@ -46,12 +49,19 @@ class EngineStats:
     def coverage(self) -> float:
         return self.covered_tokens / self.coverable_tokens if self.coverable_tokens else 1.0
 
-    def count_draft(self, drafted: int, accepted: int) -> None:
-        """Adds one verified draft; a position never attempted stays unobserved."""
+    def count_cycle(self, plan: str) -> None:
+        self.cycles += 1
+        self.cycles_per_plan[plan] = self.cycles_per_plan.get(plan, 0) + 1
+
+    def count_draft(self, drafted: int, accepted: int, nodes: int) -> None:
+        """Adds one verified draft of `nodes` tokens, `drafted` deep.
+
+        A position never attempted stays unobserved.
+        """
         if not drafted:
             return
         self.drafts += 1
-        self.draft_tokens += drafted
+        self.draft_tokens += nodes
         self.accepted_tokens += accepted
         missing = drafted - len(self.attempted_per_position)
         self.attempted_per_position.extend([0] * missing)

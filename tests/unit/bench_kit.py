@@ -55,7 +55,7 @@ class ScriptedEngine:
             now, self._left[request_id] = tokens[:2], tokens[2:]
             if not self._left[request_id]:
                 del self._left[request_id]
-            self.stats.count_draft(5, len(now) - 1)
+            self.stats.count_draft(5, len(now) - 1, nodes=5)
             self.stats.emitted_tokens += len(now)
             outputs.append(StepOutput(request_id, tuple(now), 5, len(now) - 1))
         self.stats.cycles += 1
@@ -89,8 +89,8 @@ def batch_of(number: int, domain: str, size: int = 1) -> Batch:
 def turn_of(policy: str, batch: Batch, output: Sequence[int], seconds: float) -> Turn:
     stats = EngineStats(cycles=2, draft_seconds=0.004, verify_seconds=0.02)
     if policy != "plain":
-        stats.count_draft(5, 3)
-        stats.count_draft(5, 1)
+        stats.count_draft(5, 3, nodes=5)
+        stats.count_draft(5, 1, nodes=5)
         stats.covered_tokens, stats.coverable_tokens = 9, 10
     return Turn(policy, batch, (tuple(output),), seconds, stats, row_cycles=2000, peak_memory_mb=100.0)
 

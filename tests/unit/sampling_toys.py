@@ -10,8 +10,9 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import Purpose, SamplingBatch, SamplingParams, draw, uniforms
-from evospec.decoding.verify import Draft, Verdict, verify
+from evospec.decoding.verify import Verdict, verify
 
 VOCAB = 12
 Verify = Callable[[Draft, Tensor, SamplingBatch, Tensor], Verdict]
@@ -39,7 +40,7 @@ def batch(params: SamplingParams, rows: int, first_seed: int) -> SamplingBatch:
         top_p=shared.top_p,
         top_k=shared.top_k,
         seeds=torch.arange(first_seed, first_seed + rows),
-        sampled_rows=tuple(range(rows)),
+        any_sampled=shared.any_sampled,
         truncated=shared.truncated,
     )
 
@@ -95,7 +96,14 @@ def emitted_counts(
     tokens = first.tokens[:, :2].clone()
     short = (first.accepted == 0).nonzero()[:, 0]
     again = batch(params, draws, first_seed + 10_000_019)
-    rest = again.select(short)
+    rest = SamplingBatch(
+        again.temperature[short],
+        again.top_p[short],
+        again.top_k[short],
+        again.seeds[short],
+        again.any_sampled,
+        again.truncated,
+    )
     made = draft(toy, tokens[short, 0], length, used, rest)
     told = made if drafted_with is None else replace(made, row_ids=active)
     context = torch.cat((tokens[short, :1], made.tokens), dim=1)

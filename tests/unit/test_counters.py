@@ -18,7 +18,7 @@ DRAFTS = st.lists(
 def counted(drafts: list[tuple[int, int]]) -> EngineStats:
     stats = EngineStats()
     for drafted, accepted in drafts:
-        stats.count_draft(drafted, accepted)
+        stats.count_draft(drafted, accepted, nodes=drafted)
     return stats
 
 
@@ -52,5 +52,5 @@ def test_gauges_are_the_latest_and_have_no_total() -> None:
 def test_a_snapshot_does_not_change_with_its_engine() -> None:
     stats = counted([(3, 2)])
     taken = snapshot(stats)
-    stats.count_draft(3, 3)
+    stats.count_draft(3, 3, nodes=3)
     assert taken.accepted_per_position == [1, 1, 0]

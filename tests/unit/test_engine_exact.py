@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 
 import evospec.engine.runner as runner_module
 from evospec.config import EngineConfig, SemanticConfig, VocabularyConfig
+from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import SamplingBatch
-from evospec.decoding.verify import Draft, Verdict, verify
+from evospec.decoding.verify import Verdict, verify
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.models.adapter import AdapterWeights, adapted_linears
+from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.target import Target
 from evospec.vocab.policy import build_policy
@@ -60,20 +63,42 @@ def cases() -> list[Case]:
     return made
 
 
+def with_own_tables(target: Target) -> Drafter:
+    """A drafter with random embeddings, and a head of every third token, of its own."""
+    config = tiny_drafter(target).config.model_copy(update={"draft_vocab_size": 87, "own_embedding": True})
+    torch.manual_seed(2)
+    drafter = Drafter(config).requires_grad_(False).eval()
+    assert drafter.embed_tokens is not None
+    assert drafter.lm_head is not None
+    drafter.embed_tokens.weight.normal_()
+    drafter.lm_head.weight.normal_()
+    drafter.head_ids.copy_(torch.arange(0, 260, 3))
+    return drafter
+
+
 def build(
-    target: Target, policy: str | None, draft_length: int, max_batch: int = 4, capacity: int = 100
+    target: Target,
+    policy: str | None,
+    draft_length: int,
+    max_batch: int = 4,
+    capacity: int = 100,
+    make_drafter: Callable[[Target], Drafter] = tiny_drafter,
+    **engine: Any,
 ) -> Engine:
-    drafter = tiny_drafter(target) if policy is not None else None
+    drafter = make_drafter(target) if policy is not None else None
     if drafter is not None:
         target.tap(drafter.config.tap_layers)
     vocabulary = None
-    if policy is not None:
+    if policy is not None and drafter is not None:
         settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4)
-        vocabulary = build_policy(settings, target.tables, np.arange(260), [EOS], max_batch)
+        tables = drafter.tables(target.tables)
+        vocabulary = build_policy(settings, tables, np.arange(260), [EOS], max_batch)
     return Engine(
         target,
         drafter,
-        EngineConfig(max_batch=max_batch, max_length=128, draft_length=draft_length, prefill_chunk=16),
+        EngineConfig(
+            max_batch=max_batch, max_length=128, draft_length=draft_length, prefill_chunk=16, **engine
+        ),
         Fingerprints(target="t", drafter="d", tokenizer="k"),
         vocabulary=vocabulary,
         ranked_k=4,
@@ -113,9 +138,71 @@ def test_output_equals_generate(
     assert engine.stats.requests_finished == len(cases)
 
 
+@pytest.mark.parametrize("policy", ["full", "evospec", "fr-spec:64"])
+def test_a_drafter_with_tables_of_its_own_changes_nothing(
+    target: Target, cases: list[Case], policy: str
+) -> None:
+    engine = build(target, policy, 5, capacity=64, make_drafter=with_own_tables)
+    assert wrong(decode(engine, cases), cases) == []
+    assert engine.stats.active_rows == {"full": 87, "evospec": 64, "fr-spec:64": 64}[policy]
+    assert 0 < engine.stats.covered_tokens < engine.stats.coverable_tokens
+
+
+@pytest.mark.parametrize("drafting", ["chain", "tree"])
+@pytest.mark.parametrize("policy", ["full", "evospec"])
+def test_chains_and_trees_change_nothing(
+    target: Target, cases: list[Case], policy: str, drafting: str
+) -> None:
+    engine = build(target, policy, 4, drafting=drafting, tree_depth=3, tree_beam=4, tree_nodes=11)
+    assert wrong(decode(engine, cases), cases) == []
+    assert engine.stats.accepted_tokens > 0
+    assert engine.stats.draft_plan == ("chain-4" if drafting == "chain" else "tree-3x4-11")
+
+
 def test_output_equals_generate_alone(target: Target, cases: list[Case]) -> None:
     for case in cases[:6]:
         assert decode(build(target, "evospec", 5, max_batch=1), [case]) == {0: case.reference}
+
+
+def sampled(engine: Engine, cases: list[Case]) -> dict[int, tuple[int, ...]]:
+    """All cases at once with temperatures, top-k, top-p and seeds of their own, some greedy."""
+    for index, case in enumerate(cases):
+        params = SamplingParams(
+            temperature=0.3 * (index % 4),
+            top_k=7 if index % 3 == 1 else 0,
+            top_p=0.8 if index % 3 == 2 else 1.0,
+            seed=index,
+            max_tokens=NEW_TOKENS,
+        )
+        engine.admit(Request(str(index), case.prompt, params))
+    written: dict[int, tuple[int, ...]] = {}
+    while engine.has_work:
+        for output in engine.step():
+            index = int(output.request_id)
+            written[index] = written.get(index, ()) + output.tokens
+    return written
+
+
+def test_a_seed_gives_its_text_whatever_drafts_and_whoever_else_runs(
+    target: Target, cases: list[Case]
+) -> None:
+    plain = sampled(build(target, None, 0, max_batch=1), cases)
+    assert len(set(plain.values())) == len(cases)
+    for policy, batch, drafting in (
+        ("full", 4, "chain"),
+        ("evospec", 1, "tree"),
+        ("evospec", 6, "tree"),
+        ("fr-spec:64", 3, "auto"),
+    ):
+        engine = build(target, policy, 3, max_batch=batch, drafting=drafting)
+        assert sampled(engine, cases) == plain
+
+
+def test_drawn_drafts_leave_greedy_requests_alone(target: Target, cases: list[Case]) -> None:
+    engine = build(target, "evospec", 3, drafting="chain", sampled_drafts="drawn")
+    written = sampled(engine, cases)
+    greedy = [index for index in range(len(cases)) if index % 4 == 0]
+    assert [written[index] for index in greedy] == [cases[index].reference for index in greedy]
 
 
 def test_adapter_swaps_and_vocabulary_changes_never_show(target: Target, cases: list[Case]) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from evospec.decoding.chain import ChainDrafter
+from evospec.decoding.chain import ChainDrafter, DraftRoot
+from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import (
     Purpose,
     SamplingBatch,
@@ -20,7 +21,8 @@ from evospec.decoding.sampling import (
     target_probabilities,
     uniforms,
 )
-from evospec.decoding.verify import Draft, Verdict, verify
+from evospec.decoding.verify import Verdict, verify
+from evospec.models.draft_body import DraftBody
 from evospec.vocab.active import ActiveRows
 from tests.tiny import tiny_drafter, tiny_target
 from tests.unit.sampling_toys import VOCAB, Toy, Verify, batch, emitted_counts, expected_shares, p_value
@@ -69,18 +71,20 @@ def test_a_draft_keeps_the_map_it_was_made_with() -> None:
     """ChainDrafter's snapshot does not move when the buffer of active rows does."""
     target = tiny_target()
     drafter = tiny_drafter(target)
-    rows = ActiveRows(target.tables.head, capacity=8, half_life=1)
+    rows = ActiveRows(target.tables, capacity=8, half_life=1)
     rows.activate(np.arange(40, 48), 1.0)
-    drafted = ChainDrafter(drafter, target.tables).draft(
-        torch.randn(1, 1, target.hidden_size),
-        starts=torch.tensor([0]),
-        lengths=torch.tensor([3]),
-        longest_draft=3,
+    drafted = ChainDrafter(DraftBody(drafter), target.tables).draft(
+        DraftRoot(
+            hidden=torch.randn(1, 1, target.hidden_size),
+            starts=torch.tensor([0]),
+            lengths=torch.tensor([3]),
+            drawn=torch.tensor([0]),
+            longest_context=0,
+        ),
+        length=3,
         head=rows.view(),
-        sampling=batch(PLAIN, 1, first_seed=0),
-        drawn=torch.tensor([0]),
         cache=drafter.new_cache(1, 8),
-        longest_context=0,
+        drawing=batch(PLAIN, 1, first_seed=0),
     )
     rows.activate(np.arange(100, 108), 2.0)
     assert drafted.row_ids is not None
