@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Annotated, Literal
@@ -14,16 +12,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from evospec.bench.machine import describe_machine, git_commit
 from evospec.config import Config, ModelConfig
 from evospec.engine.build import load_target
 from evospec.errors import EvoSpecError
+from evospec.training.checkpoint import CheckpointStore
+from evospec.training.conversations import RolloutPlan
 from evospec.training.corpus import Corpus
 from evospec.training.data import read_training_data
-from evospec.training.pipeline import TrainingReport, prepare_corpus, train_drafter
-from evospec.training.rollout import RolloutPlan
-from evospec.training.trainer import Progress as TrainingProgress
-from evospec.training.trainer import TrainingPlan
+from evospec.training.display import show_training, summary
+from evospec.training.memory import memory_errors, rollout_advice
+from evospec.training.pipeline import RunSettings, prepare_corpus, train_drafter
+from evospec.training.plan import TrainingPlan
+from evospec.training.stopping import StoppedError, StopSignal
 
 Report = Callable[[float, str], None]  # share done, and what to say beside it
 
@@ -38,10 +38,31 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the finished drafter.")],
     data: Annotated[
-        list[Path] | None, typer.Option(help="JSON lines with a `prompt` each, for the target to answer.")
+        list[Path] | None,
+        typer.Option(
+            help="JSON lines, a text file, a folder of these, or a YAML list of sources "
+            "(see docs/training.md). May be repeated."
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Use only lines with this `split`.")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time for text and training together.")] = 10.0,
+    split: Annotated[str | None, typer.Option(help="Use only JSON lines with this `split`.")] = None,
+    on_policy_weight: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Weight of the target's own text beside --data; 0: it writes none."),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Time for text and training together; --resume keeps the first.")
+    ] = 10.0,
+    optimizer_steps: Annotated[
+        int | None, typer.Option(min=1, help="Train for so many steps instead of by time.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that --out holds.")] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Begin with the weights of this drafter: a folder or a shipped name."),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.01, help="Time between checkpoints, each with a usable drafter.")
+    ] = 2.0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="Number format of the target.")
@@ -54,25 +75,45 @@ def train(
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Conversations written at once.")] = None,
     answer_tokens: Annotated[int, typer.Option(min=16, help="Longest answer in the corpus.")] = 384,
-    steps: Annotated[int, typer.Option(min=1, max=16, help="Draft steps unrolled in training.")] = 5,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, max=16, help="Draft steps unrolled in training: 5, or 3 on a CPU."),
+    ] = None,
     batch_tokens: Annotated[int | None, typer.Option(min=256, help="Tokens per optimiser step.")] = None,
-    learning_rate: Annotated[float, typer.Option(min=1e-6)] = 1e-3,
+    logit_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Positions whose logits exist at once; less saves memory.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-6, help="Peak of the learning rate: 1e-3, or 2e-3 on a CPU.")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 0.01,
+    random_start: Annotated[
+        bool,
+        typer.Option("--random-start", help="Begin from random weights, not from the target's last layer."),
+    ] = False,
+    ema: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.99999, help="Average the weights, keeping this much a step; 0: off."),
+    ] = 0.0,
     seed: Annotated[int, typer.Option()] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a drafter from nothing but its target: the target writes the text, the drafter learns it."""
     console = Console(stderr=True)
     chosen = ModelConfig(target=target, drafter=None, device=device, dtype=dtype)
-    if (out / "config.json").exists():
-        raise EvoSpecError(f"{out} holds a drafter already: choose another --out")
+    _check_out(out, resume=resume)
+    texts = read_training_data(data or [], split, on_policy_weight, seed)
     loaded = load_target(Config(model=chosen))
     on_gpu = loaded.device.type == "cuda"
-    texts = read_training_data(data or [], split)
     text_minutes = corpus_minutes if corpus_minutes is not None else minutes * _CORPUS_SHARE
+    if on_policy_weight == 0:
+        text_minutes = 0.0
     folder = corpus if corpus is not None else out / "corpus"
     if (folder / "manifest.json").exists():
-        written = Corpus(folder)
+        written = Corpus(folder, loaded.fingerprint.tokenizer)
         text_minutes = 0.0
+        if data:
+            console.print(f"{folder} holds a corpus: --data is not read again", soft_wrap=True)
     else:
         rollout = RolloutPlan(
             rows=rows or (1024 if on_gpu else 16),
@@ -80,33 +121,62 @@ def train(
             minutes=text_minutes,
             seed=seed,
         )
-        with _reporting(console, "the target writes") as report:
-            written = prepare_corpus(
-                loaded,
-                texts,
-                rollout,
-                folder,
-                lambda tokens, share: report(share, f"{tokens:,} tokens"),
-            )
+        advice = rollout_advice(rollout.rows)
+        began = monotonic()
+        with _reporting(console, "corpus") as report, memory_errors(lambda: advice):
+            written = prepare_corpus(loaded, texts, rollout, folder, report)
+        text_minutes = (monotonic() - began) / 60  # rollouts end late where steps are slow
+    _describe(written, folder, console)
     plan = TrainingPlan(
         minutes=max(minutes - text_minutes, 0.05),
-        learning_rate=learning_rate,
-        steps=steps,
-        tokens_per_batch=batch_tokens or (16_384 if on_gpu else 1_024),
-        logit_tokens=4_096 if on_gpu else 512,
+        optimizer_steps=optimizer_steps,
+        learning_rate=learning_rate or (1e-3 if on_gpu else 2e-3),
+        weight_decay=weight_decay,
+        ema=ema,
+        warm_start=not random_start,
+        steps=steps or (5 if on_gpu else 3),
+        tokens_per_batch=batch_tokens or (16_384 if on_gpu else 256),
+        logit_tokens=logit_tokens or (4_096 if on_gpu else 512),
         seed=seed,
     )
-    with _reporting(console, "the drafter learns") as report:
-        result = train_drafter(
-            loaded,
-            target,
-            written,
-            plan,
-            out,
-            lambda progress: report(progress.share, _note(progress)),
-            notes={"commit": git_commit(), "machine": describe_machine().model_dump()},
+    settings = RunSettings(out, checkpoint_minutes, resume, init)
+    try:
+        with StopSignal() as stop, show_training(console) as show:
+            result = train_drafter(loaded, target, written, plan, settings, show, stop)
+    except StoppedError as stopped:
+        console.print(str(stopped), highlight=False, markup=False, soft_wrap=True)
+        raise typer.Exit(stopped.exit_code) from None
+    if json_output:
+        typer.echo(result.model_dump_json())
+    else:
+        console.print(summary(result, str(out)), highlight=False, markup=False)
+
+
+def _check_out(out: Path, *, resume: bool) -> None:
+    """Before anything is loaded: what --out holds must be what is asked for."""
+    store = CheckpointStore(out)
+    if resume:
+        store.require()
+    elif store.exists():
+        raise EvoSpecError(f"{out} holds a training run: continue it with --resume, or choose another --out")
+    elif (out / "config.json").exists():
+        raise EvoSpecError(f"{out} holds a drafter already: choose another --out")
+
+
+def _describe(corpus: Corpus, folder: Path, console: Console) -> None:
+    """A line per source: what is in the corpus, whether it was made just now or found."""
+    console.print(f"corpus in {folder}: {corpus.token_count:,} tokens", highlight=False, soft_wrap=True)
+    for source in corpus.manifest.sources:
+        dropped = sum(source.dropped.model_dump(exclude={"files"}).values())
+        held = f"{source.documents:,} documents, {source.tokens:,} tokens ({source.share:.0%})"
+        console.print(
+            f"  {source.name} ({source.kind}): "
+            + (f"{source.records:,} read" if source.kind == "prompts" else held)
+            + (f", {dropped:,} left out" if dropped else ""),
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
         )
-    _summarise(result, out, console, as_json=json_output)
 
 
 @contextmanager
@@ -131,21 +201,3 @@ def _line_report(console: Console, title: str) -> Report:
             console.print(f"{title}: {share:.0%}  {note}", highlight=False, soft_wrap=True)
 
     return report
-
-
-def _note(progress: TrainingProgress) -> str:
-    accuracy = " ".join(f"{value:.2f}" for value in progress.accuracy)
-    return (
-        f"step {progress.step}  loss {progress.loss:.3f}  accuracy {accuracy}  "
-        f"{progress.tokens_per_s:,.0f} tokens/s"
-    )
-
-
-def _summarise(report: TrainingReport, out: Path, console: Console, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(asdict(report)))
-        return
-    console.print(
-        f"Acceptance length on held-out conversations: [bold]{report.acceptance_length:.2f}[/bold] tokens "
-        f"per cycle (1.00 is plain decoding).\nDrafter saved in {out}; use it with --drafter {out}"
-    )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue, ValidationError
 
 from evospec.errors import EvoSpecError
+from evospec.training.corpus_writer import ANSWERS, MANIFEST, OFFSETS, TOKENS, CorpusWriter
+from evospec.training.manifest import CorpusManifest, SourceReport
 
-_TOKENS, _OFFSETS, _ANSWERS, _MANIFEST = "tokens.npy", "offsets.npy", "answers.npy", "manifest.json"
+_COUNTED_AT_ONCE = 1 << 22  # tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,20 +27,38 @@ class Document:
 class Corpus:
     """Documents of a folder, read through memory maps.
 
+    Args:
+        tokenizer: fingerprint of the tokenizer that the ids must belong to; None doesn't ask.
+
     Raises:
-        EvoSpecError: the folder holds no corpus, or an empty one.
+        EvoSpecError: the folder holds no whole corpus, an empty one, or another tokenizer's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tokenizer: str | None = None) -> None:
         try:
-            self._tokens = np.load(folder / _TOKENS, mmap_mode="r", allow_pickle=False)
-            self._offsets = np.load(folder / _OFFSETS, allow_pickle=False)
-            self._answers = np.load(folder / _ANSWERS, allow_pickle=False)
-            self.manifest: dict[str, object] = json.loads((folder / _MANIFEST).read_text())
+            manifest = (folder / MANIFEST).read_text(encoding="utf-8")
+            self.manifest = CorpusManifest.model_validate_json(manifest)
+            self._tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
+            self._offsets = np.load(folder / OFFSETS, allow_pickle=False)
+            self._answers = np.load(folder / ANSWERS, allow_pickle=False)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise EvoSpecError(
+                f"{folder / MANIFEST} is not a corpus manifest of this release ({where}: "
+                f"{error.errors()[0]['msg']}): remove {folder}, and the corpus is written anew"
+            ) from None
         except (OSError, ValueError) as error:
             raise EvoSpecError(f"no training corpus in {folder}: {error}") from None
+        if len(self._answers) != len(self) or self.token_count != len(self._tokens):
+            raise EvoSpecError(f"the corpus in {folder} is damaged: its files are of different corpora")
         if not len(self):
             raise EvoSpecError(f"the training corpus in {folder} is empty: give more data or more minutes")
+        if tokenizer is not None and tokenizer != self.manifest.tokenizer:
+            raise EvoSpecError(
+                f"the corpus in {folder} was tokenised for another target (its tokenizer: "
+                f"{self.manifest.tokenizer or 'unknown'}, this target's: {tokenizer}): "
+                "choose another --corpus"
+            )
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -55,26 +75,65 @@ class Corpus:
         """Tokens per document [documents]."""
         return np.diff(self._offsets)
 
+    def on_policy(self) -> slice:
+        """The documents that the target itself wrote: the last ones (maybe none)."""
+        written = sum(source.documents for source in self.manifest.sources if source.kind == "on-policy")
+        return slice(len(self) - written, len(self))
+
     def answer_frequencies(self, vocab_size: int) -> np.ndarray:
-        """How often the target itself wrote each token, int64 [vocab]."""
+        """How often the target itself wrote each token, int64 [vocab].
+
+        Of a corpus without text of the target: how often its documents' answers hold each.
+        """
         counts = np.zeros(vocab_size, dtype=np.int64)
-        for index in range(len(self)):
-            document = self[index]
-            counts += np.bincount(document.tokens[document.answer :], minlength=vocab_size)
+        documents = self.on_policy()
+        first, last = (documents.start, len(self)) if documents.start < len(self) else (0, len(self))
+        while first < last:
+            reach = self._offsets[first] + _COUNTED_AT_ONCE
+            end = min(max(int(np.searchsorted(self._offsets, reach, "right")) - 1, first + 1), last)
+            counts += np.bincount(self._answer_tokens(first, end), minlength=vocab_size)
+            first = end
         return counts
 
+    def _answer_tokens(self, first: int, last: int) -> np.ndarray:
+        """Tokens of the answers of documents first..last-1, in a row."""
+        offsets = self._offsets[first : last + 1]
+        starts = np.repeat(offsets[:-1] + self._answers[first:last], np.diff(offsets))
+        return self._tokens[offsets[0] : offsets[-1]][np.arange(offsets[0], offsets[-1]) >= starts]
 
-def write_corpus(documents: Sequence[Document], folder: Path, manifest: dict[str, object]) -> Corpus:
-    """Writes documents in the given order and opens the result."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lengths = [len(document.tokens) for document in documents]
-    np.save(
-        folder / _TOKENS,
-        np.concatenate([np.zeros(0), *(document.tokens for document in documents)]).astype(np.uint32),
+
+def write_corpus(
+    documents: Sequence[Document],
+    folder: Path,
+    settings: Mapping[str, JsonValue],
+    tokenizer: str | None = None,
+) -> Corpus:
+    """Writes documents of the target as they are, in the given order, and opens the result.
+
+    Args:
+        settings: for the manifest: how they were made.
+        tokenizer: fingerprint of their tokenizer.
+    """
+    tokens = sum(len(document.tokens) for document in documents)
+    source = SourceReport(
+        name="target",
+        kind="on-policy",
+        records=len(documents),
+        documents=len(documents),
+        tokens=tokens,
+        share=1.0,
     )
-    np.save(folder / _OFFSETS, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64))
-    np.save(folder / _ANSWERS, np.asarray([document.answer for document in documents], dtype=np.int64))
-    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+    manifest = CorpusManifest(
+        tokenizer=tokenizer,
+        documents=len(documents),
+        tokens=tokens,
+        sources=(source,),
+        settings=dict(settings),
+    )
+    with CorpusWriter(folder) as writer:
+        for document in documents:
+            writer.add(document)
+        writer.commit(manifest)
     return Corpus(folder)
 
 
@@ -93,11 +152,14 @@ def length_batches(
     """
     order = np.argsort(lengths + rng.uniform(0, 16, len(lengths)))
     batches: list[np.ndarray] = []
-    begin = 0
-    for end in range(1, len(order) + 1):
-        full = end == len(order) or (end - begin + 1) * lengths[order[end]] > tokens_per_batch
-        if full:
+    begin = longest = 0
+    for end in range(len(order)):
+        length = int(lengths[order[end]])
+        if end > begin and (end - begin + 1) * max(longest, length) > tokens_per_batch:
             batches.append(order[begin:end])
-            begin = end
+            begin, longest = end, 0
+        longest = max(longest, length)
+    if len(order):
+        batches.append(order[begin:])
     for index in rng.permutation(len(batches)):
         yield batches[index]

@@ -1,193 +1,208 @@
-"""On-policy text: the target writes user turns and answers at large batch.
-
-Magpie-style (Xu et al., 2406.08464): after the chat template's user prefix the
-model itself writes a question; after the assistant prefix it answers.
-"""
+"""Text written by the target at large batch: rows are refilled as they end, and nothing waits for the host
+but once in `_INTERVAL` steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from time import monotonic
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from evospec.align.degenerate import is_degenerate
-from evospec.models.kv_cache import KVCache, Window
+from evospec.models.graphs import Graphs, round_span
+from evospec.models.kv_cache import Window
 from evospec.models.target import Target
-from evospec.training.corpus import Document
+
+T = TypeVar("T")
+
+_INTERVAL = 16  # steps between looks at which rows have ended
+_PREFILL_TOKENS = 32_768  # prompt tokens processed at once, padding included
 
 
 @dataclass(frozen=True, slots=True)
-class TurnMarkers:
-    """Token ids that the chat template puts around turns."""
+class Prompt(Generic[T]):
+    """What to continue: token ids, temperature (0: greedy), most tokens to write, and whose it is."""
 
-    user: list[int]
-    assistant: list[int]
-
-    @classmethod
-    def of(cls, target: Target) -> TurnMarkers:
-        """Reads them off the template, by what it renders around a placeholder."""
-        tokenizer = target.tokenizer
-        placeholder = "@@PLACEHOLDER@@"
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": placeholder}], tokenize=False, add_generation_prompt=True
-        )
-        before, after = str(rendered).split(placeholder)
-        return cls(
-            user=tokenizer.encode(before, add_special_tokens=False),
-            assistant=tokenizer.encode(after, add_special_tokens=False),
-        )
-
-
-@torch.inference_mode()
-def generate_batch(
-    target: Target,
-    prompts: Sequence[Sequence[int]],
-    temperatures: Sequence[float],
-    max_tokens: int,
-    generator: torch.Generator,
-    *,
-    enough: float = 0.9,
-) -> list[list[int]]:
-    """Continues all prompts at once until `enough` of them have ended or `max_tokens` are written.
-
-    Returns:
-        New tokens per prompt; those that ended by themselves close with an end-of-sequence token.
-    """
-    rows, device = len(prompts), target.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    width = int(lengths.max())
-    tokens = torch.zeros(rows, width, dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    cache = target.new_cache(rows, width + max_tokens)
-    last = _prefill(target, tokens.to(device), lengths, cache)  # [rows, hidden]
-
-    heat = torch.tensor(temperatures, device=device)[:, None]
-    eos = torch.tensor(sorted(target.eos_ids), device=device)
-    written = torch.full((rows, max_tokens), -1, dtype=torch.int64, device=device)
-    alive = torch.ones(rows, dtype=torch.bool, device=device)
-    for step in range(max_tokens):
-        choice = _choose(target.logits(last), heat, generator)
-        written[:, step] = torch.where(alive, choice, -1)
-        alive &= ~torch.isin(choice, eos)
-        if step % 16 == 15 and float(alive.float().mean()) < 1.0 - enough:
-            break
-        if step + 1 < max_tokens:
-            window = Window(0, lengths + step, 1, width + step + 1)
-            last = target.forward(choice[:, None], window, cache).hidden[:, 0]
-    return [[token for token in row if token >= 0] for row in written.tolist()]
-
-
-def _prefill(
-    target: Target, tokens: Tensor, lengths: Tensor, cache: KVCache, rows_per_pass: int = 256
-) -> Tensor:
-    """Prefills padded prompts [rows, width] some rows at a time; returns each one's last hidden state.
-
-    Padding writes keys past a prompt's end, which its own tokens overwrite before they are read.
-    """
-    last = []
-    for first in range(0, tokens.shape[0], rows_per_pass):
-        part = tokens[first : first + rows_per_pass]
-        ends = lengths[first : first + rows_per_pass] - 1
-        window = Window(first, torch.zeros_like(ends), part.shape[1], part.shape[1])
-        hidden = target.forward(part, window, cache).hidden  # [rows, width, hidden]
-        last.append(hidden[torch.arange(part.shape[0], device=hidden.device), ends])
-    return torch.cat(last)
-
-
-def _choose(logits: Tensor, heat: Tensor, generator: torch.Generator) -> Tensor:
-    """Samples rows at their temperatures (0: argmax) by the Gumbel-max trick, in place."""
-    greedy = heat == 0
-    noise = torch.empty_like(logits).exponential_(generator=generator).log_().neg_()
-    noise.mul_(heat)
-    return logits.add_(noise.masked_fill_(greedy, 0.0)).argmax(dim=-1)
+    tokens: Sequence[int]
+    heat: float
+    limit: int
+    owner: T
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutPlan:
-    """How much to generate and how.
+class Continuation(Generic[T]):
+    """New tokens; closed by an end-of-sequence token unless the limit was reached."""
 
-    Attributes:
-        rows: conversations written at once.
-        question_tokens, answer_tokens: limits per turn; shorter answers than
-            `shortest_answer` are thrown away, as are degenerate loops.
-        greedy_share: share of answers decoded greedily; the rest at `temperature`.
-        minutes: stop after this long, or after `conversations`, whichever is first.
-    """
-
-    rows: int = 64
-    question_tokens: int = 96
-    answer_tokens: int = 384
-    shortest_answer: int = 8
-    greedy_share: float = 0.5
-    temperature: float = 0.8
-    minutes: float = 1.0
-    conversations: int = 1_000_000
-    seed: int = 0
+    prompt: Prompt[T]
+    tokens: list[int]
 
 
-def write_conversations(
-    target: Target,
-    openings: Sequence[str],
-    prompts: Sequence[str],
-    plan: RolloutPlan,
-    report: Callable[[int, float], None],
-) -> list[Document]:
-    """Generates conversations until the plan's time or count is reached.
+class Sampler(Protocol):
+    """Chooses one token a row, int64 [rows], from scores [rows, vocab] at temperatures [rows]."""
+
+    def __call__(self, scores: Tensor, heat: Tensor) -> Tensor: ...
+
+
+class TorchSampler:
+    """The Gumbel-max trick, plainly."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+
+    def __call__(self, scores: Tensor, heat: Tensor) -> Tensor:
+        scores = scores.float()
+        noise = torch.empty_like(scores).exponential_(generator=self._generator).log_().neg_()
+        return (scores + noise * heat[:, None]).argmax(dim=-1)
+
+
+class KernelSampler:
+    """The same in one pass, from counted random numbers: a captured graph draws anew at each replay."""
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._seed = seed
+        self._clock = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def __call__(self, scores: Tensor, heat: Tensor) -> Tensor:
+        from evospec.kernels.sample import sample  # Triton comes with CUDA builds of PyTorch only
+
+        self._clock += 1
+        return sample(scores, heat, self._clock, self._seed)
+
+
+class Rollout(Generic[T]):
+    """Continues prompts, `rows` at a time.
+
+    The last token of a prompt is left to the first step, so that prompts need no logits.
 
     Args:
-        openings: beginnings of user turns for the target to complete.
-        prompts: user turns given whole; a third of the conversations answer these, when there are any.
-        report: called with (tokens so far, share of the plan done).
+        positions: longest prompt and continuation together.
+        longest: most tokens a prompt's limit may ask for.
     """
-    markers = TurnMarkers.of(target)
-    rng = np.random.default_rng(plan.seed)
-    generator = torch.Generator(device=target.device).manual_seed(plan.seed)
-    encoded = [target.tokenizer.encode(text, add_special_tokens=False) for text in openings]
-    given = [target.tokenizer.encode(text, add_special_tokens=False) for text in prompts]
-    limit = target.max_length - plan.answer_tokens - len(markers.user) - len(markers.assistant)
-    given = [turn for turn in given if len(turn) <= min(limit, 1024)]
-    documents: list[Document] = []
-    began, tokens = monotonic(), 0
-    while True:
-        elapsed = (monotonic() - began) / 60
-        done = max(elapsed / plan.minutes, len(documents) / plan.conversations)
-        report(tokens, min(done, 1.0))
-        if done >= 1.0 and documents:
-            return documents
-        questions = _questions(target, encoded, given, markers, plan, rng, generator)
-        heats = np.where(rng.random(len(questions)) < plan.greedy_share, 0.0, plan.temperature)
-        contexts = [markers.user + question + markers.assistant for question in questions]
-        answers = generate_batch(target, contexts, heats.tolist(), plan.answer_tokens, generator)
-        for context, answer in zip(contexts, answers, strict=True):
-            if len(answer) >= plan.shortest_answer and not is_degenerate(np.asarray(answer)):
-                documents.append(Document(np.asarray(context + answer), len(context)))
-                tokens += len(answer)
 
+    def __init__(self, target: Target, rows: int, positions: int, longest: int, seed: int) -> None:
+        device = target.device
+        self._target = target
+        self._cache = target.new_cache(rows, positions)
+        self._graphs: Graphs[None] = Graphs(device)
+        sampler = KernelSampler if device.type == "cuda" else TorchSampler
+        self._sampler: Sampler = sampler(device, seed)
+        self._eos = torch.tensor(sorted(target.eos_ids), device=device)
+        self._last = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._cached = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._count = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._limit = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._heat = torch.zeros(rows, device=device)
+        self._alive = torch.zeros(rows, dtype=torch.bool, device=device)
+        self._written = torch.zeros(rows, longest, dtype=torch.int64, device=device)
+        self._prompts: list[Prompt[T] | None] = [None] * rows
+        self._reach = [0] * rows  # positions a row may have cached by now
 
-def _questions(
-    target: Target,
-    openings: list[list[int]],
-    given: list[list[int]],
-    markers: TurnMarkers,
-    plan: RolloutPlan,
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> list[list[int]]:
-    from_given = plan.rows // 3 if given else 0
-    chosen = [given[index] for index in rng.integers(len(given), size=from_given)] if given else []
-    starts = [openings[index] for index in rng.integers(len(openings), size=plan.rows - from_given)]
-    contexts = [markers.user + start for start in starts]
-    turns = generate_batch(
-        target, contexts, [1.0] * len(contexts), plan.question_tokens, generator, enough=0.95
-    )
-    written = [start + _without_end(turn, target) for start, turn in zip(starts, turns, strict=True)]
-    return chosen + [question for question in written if question]
+    @property
+    def busy(self) -> int:
+        """Rows that are writing."""
+        return sum(prompt is not None for prompt in self._prompts)
 
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Iterator[Prompt[T]], over: Callable[[], bool] = lambda: False
+    ) -> Iterator[Continuation[T]]:
+        """Yields continuations as they end; takes the next prompts as rows become free.
 
-def _without_end(turn: list[int], target: Target) -> list[int]:
-    return turn[:-1] if turn and turn[-1] in target.eos_ids else turn
+        Args:
+            over: asked every few steps; True ends it, with rows left unfinished.
+        """
+        while not over():
+            self._refill(prompts)
+            if not self.busy:
+                return
+            for _ in range(_INTERVAL):
+                self._advance()
+            yield from self._collect()
+
+    def _refill(self, prompts: Iterator[Prompt[T]]) -> None:
+        free = [row for row, prompt in enumerate(self._prompts) if prompt is None]
+        chosen: list[tuple[int, Prompt[T]]] = list(zip(free, prompts, strict=False))
+        chosen.sort(key=lambda item: len(item[1].tokens))
+        group: list[tuple[int, Prompt[T]]] = []
+        for row, prompt in chosen:
+            if group and (len(group) + 1) * len(prompt.tokens) > _PREFILL_TOKENS:
+                self._prefill(group)
+                group = []
+            group.append((row, prompt))
+        if group:
+            self._prefill(group)
+
+    def _prefill(self, group: Sequence[tuple[int, Prompt[T]]]) -> None:
+        """Writes prompts but for their last tokens into the rows' caches, and starts the rows."""
+        device = self._target.device
+        rows = torch.tensor([row for row, _ in group], device=device)
+        lengths = [len(prompt.tokens) - 1 for _, prompt in group]
+        width = max(lengths)
+        if width:
+            tokens = torch.zeros(len(group), width, dtype=torch.int64)
+            for place, (_, prompt) in enumerate(group):
+                tokens[place, : lengths[place]] = torch.tensor(prompt.tokens[:-1])
+            apart = self._target.new_cache(len(group), width)
+            starts = torch.zeros(len(group), dtype=torch.int64, device=device)
+            self._target.forward(tokens.to(device), Window(0, starts, width, width), apart)
+            self._cache.adopt(apart, rows)
+        for buffer, values in (
+            (self._last, [prompt.tokens[-1] for _, prompt in group]),
+            (self._cached, lengths),
+            (self._limit, [prompt.limit for _, prompt in group]),
+            (self._heat, [prompt.heat for _, prompt in group]),
+        ):
+            buffer[rows] = torch.tensor(values, dtype=buffer.dtype, device=device)
+        self._count[rows] = 0
+        self._alive[rows] = True
+        for (row, prompt), length in zip(group, lengths, strict=True):
+            self._prompts[row] = prompt
+            self._reach[row] = length
+
+    def _advance(self) -> None:
+        self._reach = [reach + 1 for reach in self._reach]
+        longest = max(
+            reach for reach, prompt in zip(self._reach, self._prompts, strict=True) if prompt is not None
+        )
+        longest = min(longest, self._cache.positions)  # rows that have ended since are counted on
+        on_gpu = self._target.device.type == "cuda"
+        span = round_span(longest, self._cache.positions) if on_gpu else longest
+        state = (self._last, self._cached, self._count, self._alive)
+        self._graphs.run(span, lambda: self._step(span), state)
+
+    def _step(self, span: int) -> None:
+        """One token for every row; rows that have ended go through the motions."""
+        window = Window(0, self._cached, 1, span)
+        hidden = self._target.forward(self._last[:, None], window, self._cache).hidden[:, 0]
+        choice = self._sampler(self._target.scores(hidden), self._heat)
+        place = self._count.clamp(max=self._written.shape[1] - 1)[:, None]
+        kept = self._written.gather(1, place)
+        self._written.scatter_(1, place, torch.where(self._alive[:, None], choice[:, None], kept))
+        self._count += self._alive
+        self._cached += self._alive
+        self._alive &= ~torch.isin(choice, self._eos) & (self._count < self._limit)
+        self._last.copy_(torch.where(self._alive, choice, self._last))
+
+    def unfinished(self) -> list[Continuation[T]]:
+        """Stops every row and returns what it has written so far."""
+        self._alive.zero_()
+        return self._collect()
+
+    def _collect(self) -> list[Continuation[T]]:
+        """Takes out the rows that have ended."""
+        alive, counts = self._alive.tolist(), self._count.tolist()
+        ended = [row for row, prompt in enumerate(self._prompts) if prompt is not None and not alive[row]]
+        if not ended:
+            return []
+        written = self._written[torch.tensor(ended, device=self._written.device)].tolist()
+        results = []
+        for row, tokens in zip(ended, written, strict=True):
+            prompt = self._prompts[row]
+            if prompt is not None:
+                results.append(Continuation(prompt, tokens[: counts[row]]))
+            self._prompts[row] = None
+        for row, reach in enumerate(self._reach):
+            prompt = self._prompts[row]
+            self._reach[row] = len(prompt.tokens) - 1 + counts[row] if prompt is not None else reach
+        return results

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from time import monotonic
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -20,96 +19,80 @@ from evospec.models.kv_cache import Window
 from evospec.models.target import Target
 from evospec.models.unroll import unroll
 from evospec.training.batch import Batch
-from evospec.training.corpus import Corpus, Document, length_batches
+from evospec.training.corpus import Corpus, Document
+from evospec.training.ema import WeightAverage
 from evospec.training.fused_kl import KLResult, Terms, fused_kl, kl_terms
+from evospec.training.memory import memory_errors, training_advice
+from evospec.training.order import Position, batches_from
+from evospec.training.plan import TrainingPlan
+from evospec.training.progress import Progress, StepFigures, is_timed
+from evospec.training.schedule import rate_factor
+from evospec.training.state import TrainerState
+from evospec.training.warm_start import start_from_target
 
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """How a drafter is trained. Values are ours unless a source is given.
-
-    Attributes:
-        minutes, optimizer_steps: training ends at whichever comes first.
-        steps: draft steps unrolled (EAGLE-3 uses 5 to 7).
-        step_decay: weight of step j is step_decay ** j (EAGLE-3: 0.8).
-        tokens_per_batch: padded tokens per optimiser step.
-        logit_tokens: positions whose full-vocabulary logits exist at one time.
-        longest: documents are cut to this many tokens.
-    """
-
-    minutes: float = 2.0
-    optimizer_steps: int | None = None
-    learning_rate: float = 1e-3
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    steps: int = 5
-    step_decay: float = 0.8
-    tokens_per_batch: int = 16_384
-    logit_tokens: int = 4_096
-    longest: int = 640
-    seed: int = 0
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where training stands; smoothed over recent steps."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    share: float = 0.0
-    loss: float = math.nan
-    accuracy: list[float] = field(default_factory=list)
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
+class DivergedError(EvoSpecError):
+    """Loss or gradient is not finite. The weights are those of the step before."""
 
 
 class DrafterTrainer:
-    """Owns the drafter's float32 masters and the optimiser; the target only runs forward."""
+    """Owns the drafter's float32 masters and the optimiser; the target only runs forward.
+
+    `progress` and `position` say where it stands; with `state` they are all that a resumed
+    run needs.
+    """
 
     def __init__(self, target: Target, drafter: Drafter, plan: TrainingPlan) -> None:
         self.target = target
         self.drafter = drafter.to(device=target.device, dtype=torch.float32).train()
         self.plan = plan
+        self.progress = Progress()
+        self.position = Position()
         self._scale: Tensor | None = None
-        self._optimizer = torch.optim.AdamW(
-            drafter.parameters(), lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=plan.weight_decay
-        )
         on_gpu = target.device.type == "cuda"
+        self._optimizer = torch.optim.AdamW(
+            self.drafter.parameters(),
+            lr=plan.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=plan.weight_decay,
+            fused=on_gpu,
+        )
+        self._average = WeightAverage(self.drafter, plan.ema) if plan.ema else None
         self._terms: Terms = torch.compile(kl_terms, dynamic=True) if on_gpu else kl_terms
 
-    def train(self, corpus: Corpus, indices: np.ndarray, report: Callable[[Progress], None]) -> Progress:
-        """Trains on these documents of the corpus until the plan is carried out.
+    def train(self, corpus: Corpus, indices: np.ndarray, report: Callable[[Progress], None]) -> None:
+        """Trains on these documents of the corpus, from where it stands to the end of the plan.
+
+        Args:
+            report: called after each step; what it raises ends training between two steps.
 
         Raises:
-            EvoSpecError: the loss is not finite; weights are those of the last good step.
+            DivergedError: the loss is not finite.
+            OutOfMemoryError: naming the option to lower.
         """
-        plan, progress = self.plan, Progress()
-        rng = np.random.default_rng(plan.seed)
+        plan, progress = self.plan, self.progress
         lengths = np.minimum(corpus.lengths()[indices], plan.longest)
-        began = monotonic()
-        while True:
-            for chosen in length_batches(lengths, plan.tokens_per_batch, rng):
-                progress.seconds = monotonic() - began
-                progress.share = progress.seconds / (60 * plan.minutes)
-                if plan.optimizer_steps is not None:
-                    progress.share = max(progress.share, progress.step / plan.optimizer_steps)
-                if progress.share >= 1.0:
-                    return progress
-                self._set_rate(progress.share)
-                documents = [corpus[int(index)] for index in indices[chosen]]
-                self._step(Batch.of(documents, plan.steps, plan.longest, self.target.device), progress)
-                report(progress)
+        began, first = perf_counter() - progress.elapsed, progress.step
+        for serving in batches_from(self.position, lengths, plan.tokens_per_batch, plan.seed):
+            progress.spend(perf_counter() - began, plan)
+            if progress.share >= 1.0:
+                return
+            documents = [corpus[int(index)] for index in indices[serving.documents]]
+            with memory_errors(lambda: training_advice(plan, self.drafter.config)):
+                self._step(documents, timed=is_timed(progress.step - first))
+            self.position = serving.following
+            progress.spend(perf_counter() - began, plan)
+            report(progress)
 
-    def _step(self, batch: Batch, progress: Progress) -> None:
-        observed = batch.observed()
+    def _step(self, documents: Sequence[Document], *, timed: bool) -> None:
+        started = perf_counter()
+        rate = self._set_rate()
+        batch = Batch.of(documents, self.plan.steps, self.plan.longest, self.target.device)
+        observed = batch.observed
         decay = self.plan.step_decay ** torch.arange(self.plan.steps, device=observed.device)
-        weights = observed * decay[:, None, None] / observed[0].sum()
+        weights = observed * decay[:, None] / max(observed.shape[1], 1)  # [steps, roots]
         result = self._losses(batch, weights)
         self._optimizer.zero_grad(set_to_none=True)
         result.losses.sum().backward()
@@ -119,39 +102,85 @@ class DrafterTrainer:
         )
         values: list[float] = summary.tolist()  # the step's one device synchronisation
         if not all(math.isfinite(value) for value in values[:2]):
-            raise EvoSpecError(
-                f"training step {progress.step}: loss or gradient is not finite; "
-                "lower --learning-rate (the weights of the last good step are kept)"
-            )
+            raise DivergedError(f"training step {self.progress.step + 1}: loss or gradient is not finite")
         self._optimizer.step()
-        _smooth(progress, values[1], values[2:])
-        progress.step += 1
-        progress.tokens += int(batch.lengths.sum())
+        if self._average is not None:
+            self._average.update(self.progress.step)
+        self.progress.add(
+            StepFigures(
+                loss=values[1],
+                accuracy=tuple(values[2:]),
+                grad_norm=values[0],
+                rate=rate,
+                tokens=int(batch.lengths.sum()),
+                roots=observed.shape[1],
+                seconds=perf_counter() - started if timed else 0.0,
+            )
+        )
+
+    def start_from(self, drafter: Drafter, documents: Sequence[Document]) -> None:
+        """Takes over the weights of an exported drafter.
+
+        Its `fc` reads raw features. The feature scale is measured anew, on these documents,
+        and taken out of `fc` again, so that the drafter computes what it did.
+        """
+        self.drafter.load_state_dict(drafter.state_dict())
+        batch = Batch.of(documents, self.plan.steps, self.plan.longest, self.target.device)
+        _, features = self._run_target(batch)
+        self._scale = feature_scale(features)
+        with torch.no_grad():
+            self.drafter.fc.weight.mul_(self._scale)
+        if self._average is not None:
+            self._average = WeightAverage(self.drafter, self.plan.ema)
+
+    @property
+    def state(self) -> TrainerState:
+        return TrainerState(self.drafter, self._optimizer, self._average)
+
+    def dump(self) -> dict[str, Tensor]:
+        """All tensors of the training state, by name."""
+        scale = {} if self._scale is None else {"scale": self._scale}
+        return self.state.dump() | scale
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restores what `dump` gave.
+
+        Raises:
+            EvoSpecError: tensors are missing, or of another shape.
+        """
+        self.state.load(tensors)
+        scale = tensors.get("scale")
+        self._scale = None if scale is None else scale.to(self.target.device)
 
     def _losses(self, batch: Batch, weights: Tensor) -> KLResult:
         hidden, features = self._run_target(batch)
         if self._scale is None:
-            self._scale = features.float().pow(2).mean(dim=(0, 1)).sqrt().clamp(min=1e-4)
-            with torch.no_grad():
-                torch.nn.init.normal_(self.drafter.fc.weight, std=features.shape[-1] ** -0.5)
+            self._begin(features)
         embeddings = self.target.tables.embed(batch.tokens[:, 1:])
+        fitted = (features[:, : batch.width] / self._scale).to(features.dtype)
         # cuDNN's attention builds a plan for each new shape, which costs more than it saves here.
         with self._autocast(), sdpa_kernel(_ATTENTION):
-            drafts = torch.stack(
-                list(
-                    unroll(
-                        self.drafter,
-                        (features[:, : batch.width] / self._scale).to(features.dtype),
-                        embeddings,
-                        batch.steps,
-                    )
-                )
-            )  # [steps, rows, width, hidden]
-        rows_at_once = max(1, self.plan.logit_tokens // batch.tokens.shape[1])
+            states = unroll(self.drafter, fitted, embeddings, batch.steps)
+            drafts = torch.stack([state.flatten(0, 1)[batch.roots] for state in states])
         head = self.target.tables.head
         return fused_kl(
-            drafts.to(head.dtype), hidden, head, weights, rows_at_once=rows_at_once, terms=self._terms
+            drafts.to(head.dtype),  # [steps, roots, hidden]
+            hidden.flatten(0, 1),
+            batch.decided,
+            head,
+            weights,
+            roots_at_once=self.plan.logit_tokens,
+            terms=self._terms,
         )
+
+    @torch.no_grad()
+    def _begin(self, features: Tensor) -> None:
+        """First weights, and the scale that features are divided by."""
+        self._scale = feature_scale(features)
+        if self.plan.warm_start and start_from_target(self.drafter, self.target):
+            self.drafter.fc.weight.mul_(self._scale)
+        else:
+            torch.nn.init.normal_(self.drafter.fc.weight, std=features.shape[-1] ** -0.5)
 
     @torch.no_grad()
     def _run_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -165,12 +194,12 @@ class DrafterTrainer:
         # Leaving inference mode takes a copy: autograd must be able to save these.
         return output.hidden.clone(), output.features.clone()
 
-    def _set_rate(self, share: float) -> None:
-        plan = self.plan
-        warm = min(1.0, share / plan.warmup) if plan.warmup else 1.0
-        rate = plan.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))))
+    def _set_rate(self) -> float:
+        progress, plan = self.progress, self.plan
+        rate = plan.learning_rate * rate_factor(progress.share, progress.step, plan.warmup)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        return rate
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.target.dtype is torch.bfloat16:
@@ -184,33 +213,33 @@ class DrafterTrainer:
         for first in range(0, len(documents), rows):
             part = documents[first : first + rows]
             batch = Batch.of(part, self.plan.steps, self.plan.longest, self.target.device)
-            matches = self._losses(batch, batch.observed().float()).matches
-            # Roots whose whole draft lies inside the answer.
-            whole = (batch.answered() & batch.observed()).all(dim=0)  # [rows, width]
-            for row in range(len(part)):
-                counts += acceptance_length(matches[:, row, whole[row]].T)
+            matches = self._losses(batch, batch.observed.float()).matches
+            # Roots whose whole draft lies inside the document.
+            whole = batch.observed[-1].split(batch.roots_per_row)
+            for match, inside in zip(matches.split(batch.roots_per_row, dim=1), whole, strict=True):
+                counts += acceptance_length(match[:, inside].T)
         return counts
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside, the drafter has the averaged weights, if the plan averages them."""
+        return nullcontext() if self._average is None else self._average.applied()
 
     @torch.no_grad()
     def export(self) -> Drafter:
         """The trained drafter, ready for raw features: the feature scale is folded into `fc`."""
         drafter = Drafter(self.drafter.config)
-        drafter.load_state_dict(self.drafter.state_dict())
+        with self.averaged():
+            drafter.load_state_dict(self.drafter.state_dict())
         if self._scale is not None:
             drafter.fc.weight.div_(self._scale.cpu())
         return drafter.requires_grad_(False).eval()
 
 
+def feature_scale(features: Tensor) -> Tensor:
+    """Root mean square of each feature [taps * hidden], of features [rows, width, taps * hidden]."""
+    return features.float().pow(2).mean(dim=(0, 1)).sqrt().clamp(min=1e-4)
+
+
 def _rates(matches: Tensor, observed: Tensor) -> Tensor:
-    """Share of observed positions where the drafter is right, per step [steps]."""
-    return (matches & observed).sum(dim=(1, 2)) / observed.sum(dim=(1, 2)).clamp(min=1)
-
-
-def _smooth(progress: Progress, loss: float, accuracy: list[float], keep: float = 0.95) -> None:
-    if not progress.accuracy:
-        progress.loss, progress.accuracy = loss, accuracy
-        return
-    progress.loss = keep * progress.loss + (1 - keep) * loss
-    progress.accuracy = [
-        keep * old + (1 - keep) * new for old, new in zip(progress.accuracy, accuracy, strict=True)
-    ]
+    """Share of observed roots where the drafter is right, per step [steps]."""
+    return (matches & observed).sum(dim=1) / observed.sum(dim=1).clamp(min=1)

@@ -11,7 +11,8 @@ from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.models.drafter import Drafter
 from evospec.training.corpus import Document, write_corpus
-from evospec.training.trainer import DrafterTrainer, TrainingPlan
+from evospec.training.plan import TrainingPlan
+from evospec.training.trainer import DrafterTrainer
 from evospec.wire import Fingerprints
 from tests.tiny import tiny_drafter, tiny_target
 
@@ -45,7 +46,7 @@ def test_an_overfitted_drafter_has_whole_drafts_accepted(tmp_path) -> None:
     trainer = DrafterTrainer(target, drafter, plan)
     trainer.train(corpus, np.arange(4), lambda progress: None)
 
-    engine = Engine(target, trainer.export(), EngineConfig(max_length=200, draft_length=5), fingerprints)
+    engine = Engine(target, trainer.export(), EngineConfig(max_length=200, drafting="chain"), fingerprints)
     assert greedy(engine, 61) == text
     # Nearly every draft is accepted to its last token; one that is off by one never is.
     assert engine.stats.accepted_per_position[-1] >= 0.7 * engine.stats.drafts
