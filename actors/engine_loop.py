@@ -8,11 +8,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from actors.emission import Deliver, Emission
 from evospec.align.trace import Trace
+from evospec.engine.counters import snapshot
 from evospec.engine.request import Request, StepOutput
 from evospec.engine.stats import EngineStats
 from evospec.errors import EngineFailedError, EvoSpecError
@@ -79,7 +80,7 @@ class EngineLoop:
         self._failure: EngineFailedError | None = None
         self._stopping = False
         self._step_started: float | None = None
-        self._snapshot = _copy(engine.stats)
+        self._snapshot = snapshot(engine.stats)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self, outlets: Outlets) -> None:
@@ -155,7 +156,7 @@ class EngineLoop:
             self._dispatch(self._engine.step())
             self._step_started = None
         self._empty_outboxes()
-        self._snapshot = _copy(self._engine.stats)
+        self._snapshot = snapshot(self._engine.stats)
         return True
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
@@ -205,11 +206,3 @@ class EngineLoop:
             deliver(failure)
         self._running.clear()
         self._step_started = None
-
-
-def _copy(stats: EngineStats) -> EngineStats:
-    return replace(
-        stats,
-        attempted_per_position=list(stats.attempted_per_position),
-        accepted_per_position=list(stats.accepted_per_position),
-    )

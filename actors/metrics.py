@@ -34,6 +34,11 @@ class PositionSeries:
 
 COUNTERS = (
     Series("prompt_tokens", "Prompt tokens processed.", lambda s: s.engine.prompt_tokens),
+    Series(
+        "evospec_reused_prompt_tokens",
+        "Prompt tokens not processed, because an earlier request began alike.",
+        lambda s: s.engine.reused_prompt_tokens,
+    ),
     Series("generation_tokens", "Tokens generated.", lambda s: s.engine.emitted_tokens),
     Series("request_success", "Requests that ran to their end.", lambda s: s.engine.requests_finished),
     Series("request_cancelled", "Requests given up by their client.", lambda s: s.engine.requests_cancelled),

@@ -16,6 +16,7 @@ from evospec.config import EngineConfig
 from evospec.engine.controller import Controller
 from evospec.engine.observer import Emission, Observer
 from evospec.engine.plan import plans_of
+from evospec.engine.prefix import PrefixIndex
 from evospec.engine.request import Request, StepOutput
 from evospec.engine.runner import Outcome, Runner, Verified
 from evospec.engine.scheduler import Scheduler
@@ -79,6 +80,7 @@ class Engine:
         )
         self._adapter = AdapterSlot(drafter) if drafter is not None else None
         self._scheduler = Scheduler(config.max_batch)
+        self._prefixes = PrefixIndex(config.max_batch)
         self._tables = target.tables if drafter is None else drafter.tables(target.tables)
         plans = plans_of(config, drafts=drafter is not None)
         self._controller = Controller(plans)
@@ -170,6 +172,7 @@ class Engine:
         began = perf_counter()
         if state.prefilled == 0:
             self._observer.admit(state)
+            self._reuse_prefix(state)
         before = state.prefilled
         prompted = self._runner.prefill(state, self._config.prefill_chunk)
         self.stats.prompt_tokens += state.prefilled - before
@@ -181,6 +184,17 @@ class Engine:
             outputs = self._commit([state], [0], 0, prompted.decided, outcome)
         self.stats.prefill_seconds += perf_counter() - began
         return outputs
+
+    def _reuse_prefix(self, state: RequestState) -> None:
+        """Begins a prompt where an earlier one of the same tenant had the same tokens."""
+        prefix = self._prefixes.find(state.request.tenant, state.request.prompt_ids, self._scheduler.running)
+        self._prefixes.forget(state.slot)
+        if prefix is None:
+            return
+        # The drafter's pair at the last common position holds the token after it: it is made anew.
+        state.prefilled = prefix.length - 1
+        self._runner.copy(prefix.slot, state.slot, state.prefilled)
+        self.stats.reused_prompt_tokens += state.prefilled
 
     def _cycle(self) -> list[StepOutput]:
         states = self._scheduler.running
@@ -256,8 +270,12 @@ class Engine:
 
     def _retire(self) -> None:
         before = len(self._scheduler.running)
+        for state in self._scheduler.running:
+            if state.finish is not None:
+                self._prefixes.record(state)
         for move in self._scheduler.retire():
             self._runner.move(move)
+            self._prefixes.move(move)
         after = len(self._scheduler.running)
         if after < before:
             self._runner.park(after, before)

@@ -312,11 +312,16 @@ class Runner:
     def move(self, move: SlotMove) -> None:
         """Copies a request's caches and state to another slot."""
         state = move.state
-        length = state.cached if state.emitted else state.prefilled
-        self._cache.move(move.source, move.target, length)
-        if self._draft_cache is not None:
-            self._draft_cache.move(move.source, move.target, length)
+        self.copy(move.source, move.target, state.cached if state.emitted else state.prefilled)
         self.state.move(move.source, move.target)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copies the first positions of a slot's caches."""
+        if source == target:
+            return
+        self._cache.move(source, target, length)
+        if self._draft_cache is not None:
+            self._draft_cache.move(source, target, length)
 
     def park(self, first: int, last: int) -> None:
         """Slots [first, last) hold no running request: what they do in cycles must touch nobody's keys."""

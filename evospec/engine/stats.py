@@ -16,6 +16,7 @@ class EngineStats:
     requests_finished: int = 0
     requests_cancelled: int = 0
     prompt_tokens: int = 0
+    reused_prompt_tokens: int = 0  # of prompts, not processed: an earlier request had the same beginning
     emitted_tokens: int = 0
     cycles: int = 0
     drafts: int = 0  # (request, cycle) pairs that verified at least one draft token
