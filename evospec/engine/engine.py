@@ -15,10 +15,11 @@ from evospec.align.trace import Trace
 from evospec.config import EngineConfig
 from evospec.engine.controller import Controller
 from evospec.engine.observer import Emission, Observer
+from evospec.engine.passes import Outcome, Verified
 from evospec.engine.plan import plans_of
 from evospec.engine.prefix import PrefixIndex
 from evospec.engine.request import Request, StepOutput
-from evospec.engine.runner import Outcome, Runner, Verified
+from evospec.engine.runner import Runner
 from evospec.engine.scheduler import Scheduler
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
-from evospec.engine.runner import Prompted, Verified
+from evospec.engine.passes import Prompted, Verified
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
 from evospec.vocab.policy import VocabularyPolicy

@@ -6,7 +6,6 @@ Knows nothing of scheduling, vocabularies or text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +14,9 @@ from evospec.decoding.chain import ChainDrafter, DraftRoot
 from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import SamplingBatch
 from evospec.decoding.tree import TreeDrafter
-from evospec.decoding.verify import Verdict, verify
+from evospec.decoding.verify import verify
 from evospec.engine.batch_state import BatchState
+from evospec.engine.passes import Prompted, Step, Verified
 from evospec.engine.plan import DraftPlan
 from evospec.engine.scheduler import SlotMove
 from evospec.engine.state import RequestState
@@ -31,72 +31,6 @@ from evospec.vocab.active import HeadView
 # Pairs that may wait for the drafter while decoding is plain: written many at once, they cost little.
 _PENDING = 16
 _BATCHES = (1, 2, 4, 8)  # rows of captured graphs; above, multiples of 8
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What the target decided, place by place of what is emitted.
-
-    Attributes:
-        logits: float32 [rows, depth + 1, vocab].
-        hidden: [rows, depth + 1, hidden].
-        features: [rows, depth + 1, taps * hidden]; None when nothing is tapped.
-    """
-
-    verdict: Verdict
-    logits: Tensor
-    hidden: Tensor
-    features: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Prompted:
-    """A prompt's last chunk, and the first token.
-
-    Attributes:
-        hidden: [positions, hidden].
-        features: [positions, taps * hidden]; None when nothing is tapped.
-    """
-
-    decided: Verified
-    hidden: Tensor
-    features: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A verdict on the host: accepted draft tokens, and tokens [depth + 1], per row."""
-
-    accepted: list[int]
-    tokens: list[list[int]]
-
-    @classmethod
-    def of(cls, verdict: Verdict) -> Outcome:
-        """Waits for the device, once."""
-        rows: list[list[int]] = torch.cat((verdict.accepted[:, None], verdict.tokens), dim=1).tolist()
-        return cls([row[0] for row in rows], [row[1:] for row in rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What tells one cycle's kernels from another's.
-
-    Attributes:
-        rows: running requests, rounded up where graphs are captured.
-        span: no cache position read lies beyond it.
-        pairs: pending pairs per row that are written to the drafter's cache; 0 leaves them waiting.
-        head_rows: rows that the drafter scores.
-        draws: whether sampled rows' drafts are drawn from the drafter's distribution.
-    """
-
-    rows: int
-    plan: DraftPlan
-    span: int
-    pairs: int
-    head_rows: int
-    any_sampled: bool
-    truncated: bool
-    draws: bool
 
 
 class Runner:

@@ -154,10 +154,9 @@ class DrafterTrainer:
 
     def _losses(self, batch: Batch, weights: Tensor) -> KLResult:
         hidden, features = self._run_target(batch)
-        if self._scale is None:
-            self._begin(features)
+        scale = self._begin(features) if self._scale is None else self._scale
         embeddings = self.target.tables.embed(batch.tokens[:, 1:])
-        fitted = (features[:, : batch.width] / self._scale).to(features.dtype)
+        fitted = (features[:, : batch.width] / scale).to(features.dtype)
         # cuDNN's attention builds a plan for each new shape, which costs more than it saves here.
         with self._autocast(), sdpa_kernel(_ATTENTION):
             states = unroll(self.drafter, fitted, embeddings, batch.steps)
@@ -174,13 +173,14 @@ class DrafterTrainer:
         )
 
     @torch.no_grad()
-    def _begin(self, features: Tensor) -> None:
-        """First weights, and the scale that features are divided by."""
+    def _begin(self, features: Tensor) -> Tensor:
+        """First weights of the fusion; returns the scale that features are divided by from now on."""
         self._scale = feature_scale(features)
         if self.plan.warm_start and start_from_target(self.drafter, self.target):
             self.drafter.fc.weight.mul_(self._scale)
         else:
             torch.nn.init.normal_(self.drafter.fc.weight, std=features.shape[-1] ** -0.5)
+        return self._scale
 
     @torch.no_grad()
     def _run_target(self, batch: Batch) -> tuple[Tensor, Tensor]:

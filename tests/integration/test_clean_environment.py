@@ -107,6 +107,7 @@ def test_environment_is_clean(clean_python: Path, package: str) -> None:
 
 def test_every_module_of_the_library_imports(clean_python: Path) -> None:
     files = [path.relative_to(ROOT) for path in (ROOT / "evospec").rglob("*.py")]
+    files = [path for path in files if path.parts[1] != "kernels" and path.stem != "kernel_ops"]  # need CUDA
     modules = sorted(".".join(path.with_suffix("").parts) for path in files if path.stem != "__main__")
     statements = "\n".join(f"import {module.removesuffix('.__init__')}" for module in modules)
     run(clean_python, "-c", statements)
