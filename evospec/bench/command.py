@@ -30,9 +30,12 @@ def run_decode(settings: DecodeSettings, out: Path) -> Results:
         bench = DecodeBench.load(settings)
     if bench.skipped:
         console.print(f"{bench.skipped} prompts are too long for the models and are left out")
-    with console.status("warming up"):
+    with console.status("warming up, and measuring the copy bandwidth"):
         bench.warm_up()
     turns = list(_shown(bench.turns(), bench.turn_count, console))
+    if settings.profile:
+        with console.status("breaking cycles down"):
+            bench.profile()
     with console.status("checking outputs"):
         results = bench.results(turns)
     results.write(out)
@@ -57,17 +60,17 @@ def _shown(turns: Iterator[Turn], count: int, console: Console) -> Iterator[Turn
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task("decoding", total=count)
         for number, turn in enumerate(turns, start=1):
-            bars.update(task, completed=number, description=f"{turn.batch.domain}, {turn.policy}")
+            bars.update(task, completed=number, description=f"{turn.batch.domain}, {turn.arm}")
             if not console.is_terminal and number * 10 // count > (number - 1) * 10 // count:
                 console.print(f"{number} of {count} turns decoded", markup=False)
             yield turn
 
 
 def _line(run: Run) -> str:
-    name = f"{escape(run.domain):<12} {escape(run.policy):<16}"
+    name = f"{escape(run.domain):<12} {escape(run.name):<26}"
     if run.failed:
         return f"{name} [bold red]FAILED[/]: {escape(run.failure or '')}"
     return (
         f"{name} {run.tokens_per_s:7.1f} tokens/s  {run.speedup or 0.0:5.2f} of plain  "
-        f"τ {run.acceptance_length:.2f}  {run.active_rows:8,.0f} rows"
+        f"τ {run.tokens_per_cycle or 1.0:.2f}  {run.cycle_ms or 0.0:8.2f} ms a cycle"
     )

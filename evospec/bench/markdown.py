@@ -18,9 +18,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric_from:
 
 def machine_lines(machine: Machine, git: str) -> str:
     gpu = f"{machine.gpus} x {machine.gpu} ({machine.gpu_memory_gb:g} GB)" if machine.gpu else "none"
+    bandwidth = machine.copy_gb_per_s
+    copying = "" if bandwidth is None else f"- Copy bandwidth: {bandwidth:,.1f} GB/s, read and written\n"
     return (
         f"- Processor: {machine.cpu}, {machine.cores} cores, {machine.memory_gb:g} GB memory\n"
         f"- GPU: {gpu}\n"
+        f"{copying}"
         f"- Software: {machine.system}, Python {machine.python}, PyTorch {machine.torch}, "
         f"transformers {machine.transformers}\n"
         f"- Source: {git}\n"

@@ -22,18 +22,18 @@ class PeakMemory:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
 
     def restart(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
             return
         with contextlib.suppress(OSError):  # see the class's docstring
             _CLEAR.write_text("5")  # proc(5): resets VmHWM
 
     def read_mb(self) -> float:
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) / _MEBIBYTE
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / _MEBIBYTE
         if _STATUS.is_file():
             for line in _STATUS.read_text().splitlines():
                 if line.startswith("VmHWM:"):

@@ -7,36 +7,38 @@ from itertools import groupby
 from pathlib import Path
 
 from evospec.bench.markdown import machine_lines, settings_table, table
-from evospec.bench.results import Results, Run
+from evospec.bench.results import Breakdown, Results, Run, Spread
 
 FILE_NAME = "report.md"
 
-_HEADER = (
-    "policy",
-    "tokens/s",
-    "(quartiles)",
-    "speed-up",
-    "(quartiles)",
-    "τ",
-    "active rows",
-    "coverage",
-    "draft ms",
-    "verify ms",
-    "peak MB",
-    "output",
+_SPEED = (
+    *("arm", "tokens/s", "(quartiles)", "speed-up", "(quartiles)"),
+    *("decode tokens/s", "speed-up", "(quartiles)", "predicted", "first token ms", "peak MB", "output"),
 )
+_DRAFTS = ("arm", "tokens per cycle", "τ of drafts", "active rows", "coverage", "cycles drafted as")
+_CYCLE = ("arm", "draft ms", "verify ms", "cycle ms", "least ms", "reached", "tokens/s at least ms")
+_PARTS = ("ms of", "draft layer", "draft head", "target layers", "target head", "vocabulary", "host")
 _NOTES = """\
-- *tokens/s*: median over batches, prompt processing included; *speed-up* is the median of the ratio to
-  plain decoding on the same batch.
-- *τ*: acceptance length, tokens per cycle and request with the bonus token. *draft* and *verify* are
-  milliseconds per cycle.
+- *tokens/s*: median over batches, from the prompts to the last token; its *speed-up* is the median of the
+  ratio to plain decoding on the same batch. *decode* leaves out prompt processing and the tokens it yields.
+- *predicted*: the decode speed-up that tokens per cycle and the time of a cycle make by themselves: tokens
+  per cycle, times plain decoding's cycle, by the arm's cycle. What is measured below it is lost between
+  cycles.
+- *first token*: median time from a batch's beginning to a request's first token. Our engine does not process
+  again what a prompt has in common with an earlier one; peers do.
+- *tokens per cycle*: per request, cycles without a draft included. *τ of drafts* is the acceptance length,
+  over cycles with a draft alone, the bonus token included.
 - *active rows*: rows of the LM head that the drafter scores, mean over cycles. *coverage*: share of the
   target's tokens that were among them.
-- *peak MB*: of the whole process while the policy decoded. All policies share the models and live side
-  by side.
+- *draft*, *verify* and *cycle* are milliseconds per cycle, from the timed turns. *least* is the time that
+  the bytes of a cycle take at the device's copy bandwidth (the roofline), *reached* its share of the
+  measured cycle.
+- The six parts of a cycle are from a pass of their own, over the first batch of the domain, with a stopwatch
+  that slows it down a little.
+- *peak MB*: of the whole process while the arm decoded. All arms share the models and live side by side.
 - *output*: `equal` is plain decoding's, token by token. `near-ties` differs from it only where the target's
   best logits are within bfloat16 rounding of each other, checked by recomputing the output in one pass.
-  A policy with any other difference has failed, and its speed is not given.
+  An arm with any other difference has failed, and its speed is not given.
 """
 
 
@@ -50,9 +52,9 @@ def render(results: Results, plots: Sequence[str]) -> str:
     first = results.runs[0]
     parts = [f"# Decode bench: {first.target}, {results.settings['dtype']}, batch {first.batch}\n"]
     parts += [_failures(results.failures)] if results.failures else []
-    for domain, runs in groupby(results.runs, key=lambda run: run.domain):
-        parts.append(_domain(domain, list(runs)))
     parts += [f"![{_alt(plot)}]({plot})\n" for plot in plots]
+    for domain, runs in groupby(results.runs, key=lambda run: run.domain):
+        parts += _domain(domain, list(runs))
     parts += ["## How to read this\n", _NOTES]
     parts += ["## Machine\n", machine_lines(results.machine, results.git)]
     parts += ["## Settings\n", settings_table(results.settings)]
@@ -60,43 +62,87 @@ def render(results: Results, plots: Sequence[str]) -> str:
 
 
 def _failures(runs: Sequence[Run]) -> str:
-    reasons = {run.policy: run.failure for run in runs}
-    lines = [f"- **{policy} FAILED**: {reason}" for policy, reason in reasons.items()]
+    reasons = {run.name: run.failure for run in runs}
+    lines = [f"- **{name} FAILED**: {reason}" for name, reason in reasons.items()]
     return "## Failed: the output is not the target's\n\n" + "\n".join(lines) + "\n"
 
 
-def _domain(domain: str, runs: Sequence[Run]) -> str:
-    header = f"## {domain} ({runs[0].prompts} prompts, {runs[0].tokens:,} tokens)\n\n"
+def _domain(domain: str, runs: Sequence[Run]) -> list[str]:
+    drafting = [run for run in runs if run.drafting is not None]
     positions = max(len(run.acceptance_by_position) for run in runs)
-    parts = [header + table(_HEADER, [_row(run) for run in runs])]
+    parts = [
+        f"## {domain} ({runs[0].prompts} prompt{'s' * (runs[0].prompts > 1)}, {runs[0].tokens:,} tokens)\n",
+        table(_SPEED, [_speed(run) for run in runs]),
+        "Cycles:\n",
+        table(_CYCLE, [_cycle(run) for run in runs]),
+    ]
+    broken_down = [(run.name, run.breakdown) for run in runs if run.breakdown is not None]
+    if broken_down:
+        parts.append(table(_PARTS, [_parts(name, breakdown) for name, breakdown in broken_down]))
+    if drafting:
+        parts += ["Drafts:\n", table(_DRAFTS, [_drafts(run) for run in drafting])]
     if positions:
-        names = ["acceptance at position", *(str(place + 1) for place in range(positions))]
-        parts.append(table(names, [_positions(run, positions) for run in runs if run.drafter]))
-    return "\n".join(parts)
+        names = ["accepted at position", *(str(place + 1) for place in range(positions))]
+        rows = [_positions(run, positions) for run in runs if run.acceptance_by_position]
+        parts.append(table(names, rows))
+    return parts
 
 
-def _row(run: Run) -> tuple[str, ...]:
-    if run.failed or run.speedup is None or run.speedup_quartiles is None:
-        speed = ("FAILED", "-", "-", "-")
-    else:
-        speed = (
-            f"{run.tokens_per_s:.1f}",
-            "{:.1f} to {:.1f}".format(*run.tokens_per_s_quartiles),
-            f"{run.speedup:.2f}",
-            "{:.2f} to {:.2f}".format(*run.speedup_quartiles),
-        )
-    drafted = run.drafter is not None
+def _speed(run: Run) -> tuple[str, ...]:
+    memory = _number(run.peak_memory_mb, ",.0f")
+    if run.failed:
+        return (run.name, "FAILED", *["-"] * 8, memory, _output(run))
     return (
-        run.policy,
-        *speed,
-        f"{run.acceptance_length:.2f}",
-        f"{run.active_rows:,.0f}" if drafted else "-",
-        f"{run.coverage:.3f}" if drafted else "-",
-        f"{run.draft_ms:.2f}" if drafted else "-",
-        f"{run.verify_ms:.2f}",
-        "-" if run.peak_memory_mb is None else f"{run.peak_memory_mb:,.0f}",
+        run.name,
+        f"{run.tokens_per_s:.1f}",
+        _spread(run.tokens_per_s_quartiles, ".1f"),
+        _number(run.speedup, ".2f"),
+        _spread(run.speedup_quartiles, ".2f"),
+        _number(run.decode_tokens_per_s, ".1f"),
+        _number(run.decode_speedup, ".2f"),
+        _spread(run.decode_speedup_quartiles, ".2f"),
+        _number(run.predicted_speedup, ".2f"),
+        _number(run.ttft_ms, ".1f"),
+        memory,
         _output(run),
     )
+
+
+def _drafts(run: Run) -> tuple[str, ...]:
+    shares = sorted(run.plan_shares.items(), key=lambda entry: -entry[1])
+    return (
+        run.name,
+        _number(run.tokens_per_cycle, ".2f"),
+        f"{run.acceptance_length:.2f}",
+        f"{run.active_rows:,.0f}",
+        f"{run.coverage:.3f}",
+        ", ".join(f"{plan} {share:.0%}" for plan, share in shares),
+    )
+
+
+def _cycle(run: Run) -> tuple[str, ...]:
+    ours = run.roofline_ms is not None
+    return (
+        run.name,
+        _number(run.draft_ms if run.drafting is not None else None, ".2f"),
+        _number(run.verify_ms if ours else None, ".2f"),
+        _number(run.cycle_ms, ".2f"),
+        _number(run.roofline_ms, ".2f"),
+        _number(run.roofline_share, ".0%"),
+        _number(run.roofline_tokens_per_s, ",.0f"),
+    )
+
+
+def _parts(name: str, breakdown: Breakdown) -> tuple[str, ...]:
+    values = (
+        breakdown.draft_layer_ms,
+        breakdown.draft_head_ms,
+        breakdown.target_layers_ms,
+        breakdown.target_head_ms,
+        breakdown.vocabulary_ms,
+        breakdown.host_ms,
+    )
+    return (name, *(f"{value:.2f}" for value in values))
 
 
 def _output(run: Run) -> str:
@@ -109,7 +155,15 @@ def _output(run: Run) -> str:
 
 def _positions(run: Run, positions: int) -> tuple[str, ...]:
     shown = [f"{rate:.3f}" for rate in run.acceptance_by_position]
-    return (run.policy, *shown, *["-"] * (positions - len(shown)))
+    return (run.name, *shown, *["-"] * (positions - len(shown)))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _spread(spread: Spread | None, form: str) -> str:
+    return "-" if spread is None else f"{spread[0]:{form}} to {spread[1]:{form}}"
 
 
 def _alt(plot: str) -> str:

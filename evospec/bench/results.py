@@ -36,21 +36,48 @@ class Machine(Record):
     python: str
     torch: str
     transformers: str
+    copy_gb_per_s: float | None = Field(
+        None, description="10^9 bytes read and written per second by one large copy on the decoding device."
+    )
+
+
+class Breakdown(Record):
+    """Mean milliseconds of each part of a cycle, which together are the cycle.
+
+    Measured in a pass of its own, whose stopwatch slows it down a little.
+
+    Attributes:
+        cycles: cycles that were measured.
+        draft_layer_ms: the drafter's fusion and layer, at all steps.
+        draft_head_ms: scoring the active rows and choosing tokens, at all steps.
+        target_layers_ms: the target's pass over last tokens and draft, up to the head.
+        target_head_ms: the target's head, and deciding what stands.
+        vocabulary_ms: writing active rows.
+        host_ms: all the rest: scheduling, observing, waiting.
+    """
+
+    cycles: int
+    draft_layer_ms: float
+    draft_head_ms: float
+    target_layers_ms: float
+    target_head_ms: float
+    vocabulary_ms: float
+    host_ms: float
 
 
 class Run(Record):
-    """One policy on one domain.
+    """One arm on one domain.
 
     Attributes:
         arm: how the drafter was adapted: none, lora.
         tokens_per_s: median over batches of tokens by wall time, prompt processing included;
             0 when the policy failed.
         speedup: median over batches of tokens_per_s over plain decoding's on the same batch.
-        acceptance_length: tokens per cycle and request, the bonus token included.
+        acceptance_length: tokens per cycle and request that drafted, the bonus token included.
         acceptance_by_position: accepted / attempted; a position never attempted is absent.
         active_rows: LM head rows the drafter scores, mean over cycles; 0 without a drafter.
         coverage: share of the target's tokens that were active; 0 without a drafter.
-        draft_ms: per cycle; so is verify_ms.
+        draft_ms: per cycle; so is verify_ms. A peer's whole cycle counts as verify_ms.
         peak_memory_mb: of the process while this policy decoded; all policies share the models.
             None when it was not measured.
         identical_to_plain: whether the output is plain decoding's; None when that can't be
@@ -59,6 +86,19 @@ class Run(Record):
             recomputed in one pass, but within rounding of it (bfloat16 only).
         largest_gap: greatest logit difference among them.
         failure: why the policy failed.
+        label: the arm as it was written: the policy, with its drafting where that is not the run's.
+        drafting: how the arm was told to draft; None where it does not, or is a peer.
+        plan_shares: share of cycles that drafted so.
+        tokens_per_cycle: per request, cycles without a draft included.
+        cycle_ms: draft_ms and verify_ms together.
+        reused_prompt_tokens: of the prompts, not processed: an earlier one had the same beginning.
+        ttft_ms: median over requests of the time to the first token.
+        decode_tokens_per_s: median over batches, without prompt processing and the tokens it yields.
+        decode_speedup: median over batches of its ratio to plain decoding's.
+        predicted_speedup: what tokens_per_cycle and cycle_ms say of decode_speedup.
+        device_seconds: the same as `seconds`, by CUDA events; None without a GPU.
+        roofline_ms: a cycle's bytes by the copy bandwidth; roofline_share is its part of cycle_ms.
+        roofline_tokens_per_s: of all requests, were every cycle that fast.
     """
 
     target: str
@@ -88,6 +128,29 @@ class Run(Record):
     largest_gap: float = 0.0
     status: Literal["ok", "failed"] = "ok"
     failure: str | None = None
+
+    label: str = ""
+    drafting: str | None = None
+    plan_shares: dict[str, float] = Field(default_factory=dict)
+    tokens_per_cycle: float | None = None
+    cycle_ms: float | None = None
+    reused_prompt_tokens: int = 0
+    ttft_ms: float | None = None
+    ttft_ms_quartiles: Spread | None = None
+    decode_tokens_per_s: float | None = None
+    decode_tokens_per_s_quartiles: Spread | None = None
+    decode_speedup: float | None = None
+    decode_speedup_quartiles: Spread | None = None
+    predicted_speedup: float | None = None
+    device_seconds: float | None = None
+    roofline_ms: float | None = None
+    roofline_share: float | None = None
+    roofline_tokens_per_s: float | None = None
+    breakdown: Breakdown | None = None
+
+    @property
+    def name(self) -> str:
+        return self.label or self.policy
 
     @property
     def failed(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +11,21 @@ from evospec.bench.results import PLAIN, shown_name
 from evospec.config import VocabularyConfig
 from evospec.errors import EvoSpecError
 from evospec.models.loading import DeviceSetting, DtypeSetting
-from evospec.vocab.policy import PolicyName
 
 DEFAULT_POLICIES = (PLAIN, "full", "fr-spec:32768", "evospec")
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeSettings:
-    """What to run; `limit` is per domain, `policies` always include plain decoding."""
+    """What to run.
+
+    Attributes:
+        limit: prompts per domain.
+        policies: arms, as `evospec.bench.arms` reads them; plain decoding is always one.
+        drafting: of the arms that name none.
+        assistant: model that drafts for transformers' assisted generation.
+        profile: break cycles down in a pass of its own.
+    """
 
     target: str
     prompts: tuple[Path, ...]
@@ -27,6 +33,8 @@ class DecodeSettings:
     split: str | None = None
     limit: int | None = None
     policies: tuple[str, ...] = DEFAULT_POLICIES
+    drafting: str = "auto"
+    assistant: str | None = None
     device: DeviceSetting = "auto"
     dtype: DtypeSetting = "auto"
     threads: int = 0
@@ -36,6 +44,7 @@ class DecodeSettings:
     temperature: float = 0.0
     seed: int = 0
     chat: bool = True
+    profile: bool = True
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
 
     def described(self) -> dict[str, JsonValue]:
@@ -47,6 +56,8 @@ class DecodeSettings:
             "split": self.split,
             "limit": self.limit,
             "policies": list(self.policies),
+            "drafting": self.drafting,
+            "assistant": None if self.assistant is None else shown_name(self.assistant),
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
@@ -59,18 +70,6 @@ class DecodeSettings:
             "capacity": self.vocabulary.capacity,
             "core": self.vocabulary.core,
         }
-
-
-def with_plain(policies: Sequence[str]) -> list[str]:
-    """The policies, each once, plain decoding first: the others are compared with it.
-
-    Raises:
-        EvoSpecError: an unknown policy.
-    """
-    others = [policy for policy in dict.fromkeys(policies) if policy != PLAIN]
-    for policy in others:
-        PolicyName.parse(policy)
-    return [PLAIN, *others]
 
 
 def vocabulary(capacity: int, core: int) -> VocabularyConfig:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from evospec.bench.measure import Arm, Batch, Turn
+from evospec.bench.arms import ArmName, Drafting
+from evospec.bench.clock import Elapsed
+from evospec.bench.measure import Batch, EngineArm, Turn
 from evospec.bench.results import Machine, Results, Run
 from evospec.engine.request import Request, SamplingParams, StepOutput
 from evospec.engine.retrieval import RetrievalPump
@@ -58,7 +60,7 @@ class ScriptedEngine:
             self.stats.count_draft(5, len(now) - 1, nodes=5)
             self.stats.emitted_tokens += len(now)
             outputs.append(StepOutput(request_id, tuple(now), 5, len(now) - 1))
-        self.stats.cycles += 1
+        self.stats.count_cycle("chain-5")
         self.stats.active_rows += 10
         return outputs
 
@@ -74,9 +76,13 @@ class ScriptedEngine:
         self.hits[request_id] = hits
 
 
-def scripted_arm(policy: str, answer: Sequence[int], log: list[str] | None = None) -> Arm:
+def arm_name(policy: str) -> ArmName:
+    return ArmName(policy, policy, None if policy == "plain" else Drafting.parse("chain"))
+
+
+def scripted_arm(policy: str, answer: Sequence[int], log: list[str] | None = None) -> EngineArm:
     engine = ScriptedEngine(policy, answer, [] if log is None else log)
-    return Arm(policy, engine, RetrievalPump(engine, MemoryIndex(8), 4))
+    return EngineArm(arm_name(policy), engine, RetrievalPump(engine, MemoryIndex(8), 4))
 
 
 def batch_of(number: int, domain: str, size: int = 1) -> Batch:
@@ -87,12 +93,27 @@ def batch_of(number: int, domain: str, size: int = 1) -> Batch:
 
 
 def turn_of(policy: str, batch: Batch, output: Sequence[int], seconds: float) -> Turn:
-    stats = EngineStats(cycles=2, draft_seconds=0.004, verify_seconds=0.02)
+    """A turn of two cycles, a fifth of which went into the prompt and the first token."""
+    plan = "plain" if policy == "plain" else "chain-5"
+    stats = EngineStats(cycles_per_plan={plan: 2}, cycles=2, draft_seconds=0.004, verify_seconds=0.02)
     if policy != "plain":
         stats.count_draft(5, 3, nodes=5)
         stats.count_draft(5, 1, nodes=5)
         stats.covered_tokens, stats.coverable_tokens = 9, 10
-    return Turn(policy, batch, (tuple(output),), seconds, stats, row_cycles=2000, peak_memory_mb=100.0)
+    return Turn(
+        arm=policy,
+        batch=batch,
+        outputs=(tuple(output),),
+        elapsed=Elapsed(seconds, None),
+        prompt_seconds=seconds / 5,
+        first_token_seconds=(seconds / 5,),
+        first_tokens=1,
+        counters=stats,
+        row_cycles=2000,
+        request_cycles=2,
+        key_cycles=200,
+        peak_memory_mb=100.0,
+    )
 
 
 def run_of(policy: str, domain: str, **changes: object) -> Run:

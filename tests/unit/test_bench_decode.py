@@ -11,10 +11,11 @@ import pytest
 
 from evospec.bench.command import run_decode
 from evospec.bench.decode import DecodeBench
+from evospec.bench.measure import EngineArm
 from evospec.bench.plots import write_plots
 from evospec.bench.report import render
 from evospec.bench.results import Results
-from evospec.bench.settings import DecodeSettings, vocabulary, with_plain
+from evospec.bench.settings import DecodeSettings, vocabulary
 from evospec.config import VocabularyConfig
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, StepOutput
@@ -37,7 +38,8 @@ def settings(folders: TinyFolders, tmp_path_factory: pytest.TempPathFactory) -> 
         target=str(folders.target),
         drafter=str(folders.drafter),
         prompts=(file,),
-        policies=("full", "fr-spec:64", "evospec"),
+        policies=("full", "fr-spec:64", "evospec", "evospec@tree:3x2x5", "transformers"),
+        drafting="chain",
         device="cpu",
         dtype="float32",
         batch=2,
@@ -60,23 +62,68 @@ def measure(settings: DecodeSettings) -> Results:
     return bench.results(list(bench.turns()))
 
 
-def test_all_policies_give_plain_decodings_output(out: Path) -> None:
+def test_all_arms_give_plain_decodings_output(out: Path) -> None:
     results = Results.read(out / "results.json")
-    assert [(run.domain, run.policy) for run in results.runs] == [
-        (domain, policy)
+    assert [(run.domain, run.name) for run in results.runs] == [
+        (domain, name)
         for domain in ("law", "code")
-        for policy in ("plain", "full", "fr-spec:64", "evospec")
+        for name in (
+            *("plain", "full", "fr-spec:64", "evospec"),
+            *("evospec@tree:3x2x5", "transformers"),
+        )
     ]
     for run in results.runs:
         assert run.identical_to_plain
         assert run.status == "ok"
         assert run.tokens_per_s > 0
         assert run.prompts == (3 if run.domain == "law" else 1)
-    by_policy = {run.policy: run for run in results.runs if run.domain == "law"}
-    assert by_policy["full"].active_rows == 260
-    assert by_policy["fr-spec:64"].active_rows == 64 + 4  # and the special tokens
-    assert 32 < by_policy["evospec"].active_rows <= 128
-    assert by_policy["plain"].acceptance_by_position == ()
+    by_name = {run.name: run for run in results.runs if run.domain == "law"}
+    assert by_name["full"].active_rows == 260
+    assert by_name["fr-spec:64"].active_rows == 64 + 4  # and the special tokens
+    assert 32 < by_name["evospec"].active_rows <= 128
+    assert by_name["plain"].acceptance_by_position == ()
+
+
+def test_arms_tell_how_they_drafted(out: Path) -> None:
+    by_name = {run.name: run for run in Results.read(out / "results.json").runs}
+    assert by_name["evospec"].plan_shares == {"chain-5": 1.0}
+    tree = by_name["evospec@tree:3x2x5"]
+    assert (tree.policy, tree.drafting, tree.plan_shares) == ("evospec", "tree:3x2x5", {"tree-3x2-5": 1.0})
+    assert len(tree.acceptance_by_position) <= 3
+    assert by_name["plain"].plan_shares == {"plain": 1.0}
+    peer = by_name["transformers"]
+    assert (peer.drafter, peer.drafting, peer.plan_shares, peer.tokens_per_cycle) == (None, None, {}, 1.0)
+
+
+def test_cycles_are_broken_down_and_bounded(out: Path) -> None:
+    results = Results.read(out / "results.json")
+    assert results.machine.copy_gb_per_s is not None
+    for run in results.runs:
+        assert run.cycle_ms is not None
+        assert run.predicted_speedup is not None
+        assert run.ttft_ms is not None
+        assert run.device_seconds is None
+        if run.name == "transformers":
+            assert run.breakdown is None
+            assert run.roofline_ms is None
+            continue
+        assert run.breakdown is not None
+        assert run.breakdown.target_layers_ms > 0
+        assert (run.breakdown.draft_head_ms > 0) == (run.name != "plain")
+        assert run.roofline_ms is not None
+        assert run.roofline_share == pytest.approx(run.roofline_ms / run.cycle_ms)
+    by_name = {run.name: run.roofline_ms or 0.0 for run in results.runs if run.domain == "law"}
+    assert by_name["plain"] < by_name["fr-spec:64"] < by_name["full"]
+
+
+def test_auto_drafting_is_what_arms_do_by_default(settings: DecodeSettings) -> None:
+    results = measure(replace(settings, drafting="auto", policies=("full",)))
+    (full,) = [run for run in results.runs if run.name == "full" and run.domain == "law"]
+    assert full.drafting == "auto"
+    assert len(full.plan_shares) > 1
+    assert sum(full.plan_shares.values()) == pytest.approx(1.0)
+    assert full.breakdown is None  # neither warmed up nor profiled
+    assert full.roofline_ms is None
 
 
 def test_results_name_no_folder(out: Path, settings: DecodeSettings) -> None:
@@ -94,8 +141,9 @@ def test_plots_are_written_and_shown_in_the_report(out: Path) -> None:
     plots = sorted(out.glob("*.png"))
     assert [plot.name for plot in plots] == [
         "acceptance_by_position.png",
-        "acceptance_length.png",
+        "cycle.png",
         "speed.png",
+        "tokens_per_cycle.png",
     ]
     for plot in plots:
         assert plot.read_bytes().startswith(b"\x89PNG")
@@ -137,10 +185,11 @@ def test_a_policy_that_corrupts_a_token_is_reported_as_failed(
 ) -> None:
     bench = DecodeBench.load(replace(settings, dtype=dtype, policies=("full", "evospec")))
     evospec = bench.arms[-1]
+    assert isinstance(evospec, EngineArm)
     assert isinstance(evospec.engine, Engine)
     bench.arms[-1] = replace(evospec, engine=CorruptingEngine(evospec.engine, victim="1:prompts/2"))
     results = bench.results(list(bench.turns()))
-    assert {(run.policy, run.domain) for run in results.failures} == {("evospec", "law"), ("evospec", "code")}
+    assert {(run.name, run.domain) for run in results.failures} == {("evospec", "law"), ("evospec", "code")}
     for run in results.failures:
         assert run.tokens_per_s == 0.0
         assert run.speedup is None
@@ -165,13 +214,17 @@ def test_sampling_is_not_compared(settings: DecodeSettings) -> None:
 def test_engines_and_their_index_keep_what_they_learn(settings: DecodeSettings) -> None:
     bench = DecodeBench.load(replace(settings, policies=("evospec",)))
     bench.warm_up()
+    evospec = bench.arms[-1]
+    assert isinstance(evospec, EngineArm)
     epochs, points = [], []
     for turn in bench.turns():
-        if turn.policy == "evospec":
+        if turn.arm == "evospec":
             epochs.append(turn.counters.vocabulary_epoch)
-            points.append(bench.arms[-1].retrieval.index.count())
+            points.append(evospec.retrieval.index.count())
+    bench.profile()
+    points.append(evospec.retrieval.index.count())
     assert epochs == sorted(set(epochs))
-    assert points == [2, 3, 4]  # a point per prompt; none from warming up
+    assert points == [2, 3, 4, 4]  # a point per prompt; none from warming up and profiling
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_counted(settings: DecodeSettings, tmp_path: Path) -> None:
@@ -184,10 +237,28 @@ def test_prompts_that_do_not_fit_are_left_out_and_counted(settings: DecodeSettin
         DecodeBench.load(replace(settings, prompts=(file,), max_tokens=508))
 
 
-def test_policies_are_checked_before_anything_is_loaded() -> None:
-    assert with_plain(["full", "plain", "full"]) == ["plain", "full"]
-    with pytest.raises(EvoSpecError, match="unknown vocabulary policy 'fast'"):
-        with_plain(["fast"])
+@pytest.mark.parametrize(
+    ("arm", "drafting", "problem"),
+    [
+        ("fast", "auto", "unknown vocabulary policy 'fast'"),
+        ("full", "tree:4x4", "unknown drafting 'tree:4x4'"),
+        ("transformers:assisted", "auto", "name one with --assistant"),
+    ],
+)
+def test_arms_are_checked_before_anything_is_loaded(arm: str, drafting: str, problem: str) -> None:
+    nothing = DecodeSettings("missing", (Path("missing.jsonl"),), policies=(arm,), drafting=drafting)
+    with pytest.raises(EvoSpecError, match=problem):
+        DecodeBench.load(nothing)
+
+
+def test_an_assistant_drafts_for_transformers(settings: DecodeSettings) -> None:
+    asked = replace(settings, batch=1, assistant=settings.target, policies=("transformers:assisted",))
+    results = measure(asked)
+    (_, run) = [run for run in results.runs if run.domain == "law"]
+    assert run.identical_to_plain
+    assert run.drafter == "target"
+    assert run.tokens_per_cycle is not None
+    assert run.tokens_per_cycle > 1.5
 
 
 def test_a_core_that_fills_the_rows_is_told() -> None:

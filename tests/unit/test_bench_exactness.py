@@ -15,17 +15,26 @@ from evospec.bench.exactness import (
     first_difference,
     judge_places,
 )
-from evospec.bench.summary import Subject, summarise
+from evospec.bench.roofline import Roofline, Traffic
+from evospec.bench.summary import ArmFacts, Subject, summarise
 from evospec.config import EngineConfig
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.models.target import Target
 from evospec.wire import Fingerprints
 from tests.tiny import tiny_target
-from tests.unit.bench_kit import batch_of, turn_of
+from tests.unit.bench_kit import arm_name, batch_of, turn_of
 
 PLAIN = [5, 6, 7, 8]
-SUBJECT = Subject("tiny", "drafter", 1)
+SUBJECT = Subject(
+    "tiny",
+    1,
+    {
+        "plain": ArmFacts(arm_name("plain")),
+        "full": ArmFacts(arm_name("full"), "drafter"),
+        "evospec": ArmFacts(arm_name("evospec"), "drafter"),
+    },
+)
 
 
 def test_the_first_difference_is_named() -> None:
@@ -55,6 +64,38 @@ def test_speed_is_compared_batch_by_batch() -> None:
     assert full.verify_ms == pytest.approx(10.0)
     assert plain.active_rows == plain.coverage == 0.0
     assert plain.drafter is None
+    assert plain.drafting is None
+    assert full.drafting == "chain"
+    assert full.plan_shares == {"chain-5": 1.0}
+    assert full.cycle_ms == pytest.approx(12.0)
+    assert full.tokens_per_cycle == 1.5  # 3 tokens after the first, in two cycles
+    assert full.decode_tokens_per_s == 3 / 0.8
+    assert full.decode_speedup == 2.0
+    assert full.ttft_ms == 200.0
+    assert full.roofline_ms is None
+
+
+def test_the_speed_up_that_cycles_predict() -> None:
+    batch = batch_of(0, "law")
+    plain, full = turn_of("plain", batch, PLAIN, 1), turn_of("full", batch, PLAIN, 1)
+    plain.counters.cycles, plain.counters.verify_seconds, plain.counters.draft_seconds = 3, 0.03, 0.0
+    full.counters.verify_seconds, full.counters.draft_seconds = 0.02, 0.004
+    _, row = summarise([plain, full], SUBJECT, demand_equality)
+    # 1.5 tokens per cycle, times a plain step of 10 ms, by a cycle of 12 ms.
+    assert row.predicted_speedup == pytest.approx(1.5 * 10 / 12)
+
+
+def test_a_cycle_is_held_against_its_bytes() -> None:
+    traffic = Traffic(target_weights=1000, target_key=1, sliding_key=0, window=0, draft_layer=90)
+    facts = ArmFacts(arm_name("full"), "drafter", Roofline(traffic, {"chain-5": 5}, bandwidth=310_000.0))
+    subject = Subject("tiny", 1, {**SUBJECT.arms, "full": facts})
+    batch = batch_of(0, "law")
+    turns = [turn_of("plain", batch, PLAIN, 1), turn_of("full", batch, PLAIN, 1)]
+    _, full = summarise(turns, subject, demand_equality)
+    # 1000 bytes, 100 keys and 5 steps of 90: 1550 bytes at 310 a millisecond; the cycle took 12 ms.
+    assert full.roofline_ms == pytest.approx(5.0)
+    assert full.roofline_share == pytest.approx(5 / 12)
+    assert full.roofline_tokens_per_s == pytest.approx(1.5 / 0.005)
 
 
 def test_a_policy_that_changes_one_token_fails_everywhere_and_has_no_speed() -> None:
@@ -68,6 +109,8 @@ def test_a_policy_that_changes_one_token_fails_everywhere_and_has_no_speed() -> 
         assert run.failed
         assert run.tokens_per_s == 0.0
         assert run.speedup is None
+        assert run.decode_speedup is None
+        assert run.predicted_speedup is None
         assert run.failure == "1/0: output token 3 is 99, plain decoding's is 8"
 
 
