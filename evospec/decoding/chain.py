@@ -52,8 +52,7 @@ class ChainDrafter:
     @torch.inference_mode()
     def absorb(self, features: Tensor, tokens: Tensor, window: Window, cache: KVCache) -> Tensor:
         """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output."""
-        fused = self.body.drafter.fuse(features)
-        return self.body(fused, self.tables.embed(tokens), window, cache)
+        return self.body(self.body.fuse(features), self.tables.embed(tokens), window, cache)
 
     @torch.inference_mode()
     def draft(

@@ -126,6 +126,7 @@ class Engine:
         if self._adapter is None:
             return
         self._adapter.swap(adapter)
+        self._runner.refresh()
         self.stats.adapter_swaps += 1
         self.stats.adapter_version = self._adapter.version
 

@@ -84,6 +84,11 @@ class Runner:
             self._chain.body.stopwatch = stopwatch
         self._drafts, self._verifications = Graphs(self.device), Graphs(self.device)
 
+    def refresh(self) -> None:
+        """Takes over what was written into the drafter's weights."""
+        if self._chain is not None:
+            self._chain.body.refresh()
+
     # --- prompts ---
 
     @torch.inference_mode()

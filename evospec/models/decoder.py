@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from evospec.models.body import BodyOutput, layer_kinds
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import HeadNorms, HeadShape, LayerOps, Norm, merge_parameters
+from evospec.models.projection import Projection
 
 _FAMILIES = {
     "LlamaForCausalLM",
@@ -39,15 +39,13 @@ class LayerWeights:
     kind: str
     shape: HeadShape
     input_norm: Norm
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Projection
     head_norms: HeadNorms | None
-    output: Tensor
-    output_bias: Tensor | None
+    output: Projection
     attention_norm: Norm | None
     mlp_norm: Norm
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Projection
+    down: Projection
     mlp_output_norm: Norm | None
 
 
@@ -55,7 +53,7 @@ class DecoderBody:
     """Pre-norm layers with grouped-query attention and a gated MLP.
 
     The merged projections take the place of the model's own weights, which become views
-    of them: nothing is held twice, and the model itself still works.
+    of them, so that the model itself still works.
     """
 
     def __init__(self, model: PreTrainedModel, ops: LayerOps) -> None:
@@ -94,13 +92,12 @@ class DecoderBody:
         for index, layer in enumerate(self._layers):
             hidden, normed = ops.add_norm(hidden, change, layer.input_norm)
             entering.append(hidden)
-            qkv = linear(normed, layer.qkv, layer.qkv_bias)
-            attended = ops.attend(qkv, plans[layer.kind], layer.head_norms, cache, index)
-            attended = linear(attended, layer.output, layer.output_bias)
+            qkv = layer.qkv(normed)
+            attended = layer.output(ops.attend(qkv, plans[layer.kind], layer.head_norms, cache, index))
             if layer.attention_norm is not None:
                 attended = ops.add_norm(attended, None, layer.attention_norm)[1]
             hidden, normed = ops.add_norm(hidden, attended, layer.mlp_norm)
-            change = linear(ops.gate(linear(normed, layer.gate_up), gelu=self._is_gelu), layer.down)
+            change = layer.down(ops.gate(layer.gate_up(normed), gelu=self._is_gelu))
             if layer.mlp_output_norm is not None:
                 change = ops.add_norm(change, None, layer.mlp_output_norm)[1]
         _, normed = ops.add_norm(hidden, change, self._final_norm)
@@ -114,7 +111,7 @@ class DecoderBody:
         return table
 
     def _new_table(self, kind: str, positions: int) -> Tensor:
-        like = self._layers[0].qkv
+        like = self._layers[0].qkv.weight
         where = torch.arange(positions, device=like.device)[None]
         rotary = self._model.rotary_emb
         cos, sin = rotary(like, where, kind) if kind in _rope_parameters(rotary) else rotary(like, where)
@@ -138,19 +135,23 @@ def _layer_weights(block: Any, kind: str, model: PreTrainedModel, sliding_window
             sliding_window=sliding_window,
         ),
         input_norm=Norm.of(block.input_layernorm),
-        qkv=merge_parameters(projections, "weight"),
-        qkv_bias=None if attention.q_proj.bias is None else merge_parameters(projections, "bias"),
+        qkv=Projection(
+            merge_parameters(projections, "weight"),
+            None if attention.q_proj.bias is None else merge_parameters(projections, "bias"),
+        ),
         head_norms=(
             HeadNorms(Norm.of(attention.q_norm), Norm.of(attention.k_norm))
             if hasattr(attention, "q_norm")
             else None
         ),
-        output=attention.o_proj.weight.detach(),
-        output_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
+        output=Projection(
+            attention.o_proj.weight.detach(),
+            None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
+        ),
         attention_norm=Norm.of(block.post_attention_layernorm) if sandwich else None,
         mlp_norm=Norm.of(block.pre_feedforward_layernorm if sandwich else block.post_attention_layernorm),
-        gate_up=merge_parameters([mlp.gate_proj, mlp.up_proj], "weight"),
-        down=mlp.down_proj.weight.detach(),
+        gate_up=Projection(merge_parameters([mlp.gate_proj, mlp.up_proj], "weight")),
+        down=Projection(mlp.down_proj.weight.detach()),
         mlp_output_norm=Norm.of(block.post_feedforward_layernorm) if sandwich else None,
     )
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from evospec.models.drafter import Drafter, RMSNorm
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import HeadShape, LayerOps, Norm, layer_ops, merge_parameters
+from evospec.models.projection import Projection
 from evospec.models.rope import rope_table
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
@@ -22,7 +22,7 @@ class DraftBody:
     """An EAGLE-3 drafter's layer and norms.
 
     The merged projections take the place of the drafter's own weights, which become views of
-    them: an adapter written into the drafter is in force here at once.
+    them. After an adapter was written into the drafter, `refresh` brings it into force.
     """
 
     def __init__(self, drafter: Drafter, ops: LayerOps | None = None) -> None:
@@ -42,14 +42,28 @@ class DraftBody:
         self._hidden_norm = _norm(layer.hidden_norm)
         self._mlp_norm = _norm(layer.post_attention_layernorm)
         self._output_norm = _norm(drafter.norm)
-        self._qkv = merge_parameters([attention.q_proj, attention.k_proj, attention.v_proj], "weight")
-        self._gate_up = merge_parameters([mlp.gate_proj, mlp.up_proj], "weight")
+        self._fc = Projection(drafter.fc.weight.detach())
+        self._qkv = Projection(
+            merge_parameters([attention.q_proj, attention.k_proj, attention.v_proj], "weight")
+        )
+        self._output = Projection(attention.o_proj.weight.detach())
+        self._gate_up = Projection(merge_parameters([mlp.gate_proj, mlp.up_proj], "weight"))
+        self._down = Projection(mlp.down_proj.weight.detach())
         positions = config.max_positions + _BEYOND
         cos, sin = rope_table(
             positions, config.head_dim, config.rope_theta, drafter.device, config.rope_scaling
         )
         half = config.head_dim // 2
         self._rotary = torch.stack((cos, torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)))
+
+    def refresh(self) -> None:
+        """Takes over what was written into the drafter's weights."""
+        for projection in (self._fc, self._qkv, self._output, self._gate_up, self._down):
+            projection.refresh()
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
+        return self._fc(self.drafter.normed_features(features))
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Hidden states ready for the head."""
@@ -77,12 +91,11 @@ class DraftBody:
         plan = ops.plan(window, self._shape, self._rotary)
         _, normed = ops.add_norm(hidden, None, self._hidden_norm)
         _, embedded = ops.add_norm(embeddings, None, self._embedding_norm)
-        qkv = linear(torch.cat((embedded, normed), dim=-1), self._qkv)
-        attended = linear(ops.attend(qkv, plan, None, cache, 0), layer.self_attn.o_proj.weight)
+        qkv = self._qkv(torch.cat((embedded, normed), dim=-1))
+        attended = self._output(ops.attend(qkv, plan, None, cache, 0))
         residual = normed if layer.norm_before_residual else hidden
         hidden, inner = ops.add_norm(residual, attended, self._mlp_norm)
-        change = linear(ops.gate(linear(inner, self._gate_up), gelu=False), layer.mlp.down_proj.weight)
-        hidden = hidden + change
+        hidden = hidden + self._down(ops.gate(self._gate_up(inner), gelu=False))
         self.stopwatch.mark("draft_head")
         return hidden
 

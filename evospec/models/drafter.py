@@ -257,12 +257,16 @@ class Drafter(nn.Module):
 
     def fuse(self, features: Tensor) -> Tensor:
         """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
+        return self.fc(self.normed_features(features))
+
+    def normed_features(self, features: Tensor) -> Tensor:
+        """Features as `fc` reads them [..., taps * target hidden]."""
         if self.input_norm is not None:
             features = self.input_norm(features)
         if self.fc_norm is not None:
             parts = features.chunk(len(self.fc_norm), dim=-1)
             features = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
-        return self.fc(features)
+        return features
 
     def carry(self, hidden: Tensor) -> Tensor:
         """What stands in for the next position's fused features: its own output [..., hidden]."""

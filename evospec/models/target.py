@@ -15,6 +15,7 @@ from evospec.models.decoder import DecoderBody
 from evospec.models.fingerprint import TargetFingerprint, fingerprint_target
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import layer_ops
+from evospec.models.projection import Projection
 from evospec.models.tables import TokenTables
 
 _LAYER_KINDS = {"full_attention", "sliding_attention"}
@@ -60,6 +61,7 @@ class Target:
         self.fingerprint: TargetFingerprint = fingerprint_target(model, tokenizer)
         self._logit_softcap: float | None = config.to_dict().get("final_logit_softcapping")
         self._body: Body = _build_body(model)
+        self._head = Projection(self.tables.head)
         self._taps: tuple[int, ...] = ()
 
     @property
@@ -106,7 +108,7 @@ class Target:
     @torch.inference_mode()
     def scores(self, hidden: Tensor) -> Tensor:
         """Full-vocabulary logits [..., vocab] of hidden states [..., hidden], in the model's own type."""
-        scores = hidden @ self.tables.head.T
+        scores = self._head(hidden)
         if self._logit_softcap is not None:
             capped = torch.tanh(scores.float() / self._logit_softcap) * self._logit_softcap
             scores = capped.to(scores.dtype)

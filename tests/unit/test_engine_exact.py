@@ -18,14 +18,14 @@ from evospec.decoding.sampling import SamplingBatch
 from evospec.decoding.verify import Verdict, verify
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
-from evospec.models.adapter import AdapterWeights, adapted_linears
+from evospec.models.adapter import AdapterSlot, AdapterWeights, adapted_linears
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.target import Target
 from evospec.vocab.policy import build_policy
 from evospec.vocab.semantic import SemanticSource
 from evospec.wire import Fingerprints, TokenHits
-from tests.tiny import tiny_drafter, tiny_model, tiny_target
+from tests.tiny import tiny_drafter, tiny_model, tiny_target, tiny_tokenizer
 
 EOS = 256
 NEW_TOKENS = 40
@@ -274,3 +274,36 @@ def test_a_planted_bug_is_caught(
 ) -> None:
     bug(target, monkeypatch)
     assert wrong(decode(build(target, "evospec", 5), cases), cases) != []
+
+
+def test_a_swapped_adapter_drafts_as_a_drafter_that_has_it_merged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16, where processors keep a copy of the weights in a layout of their own."""
+    generator = torch.Generator().manual_seed(1)
+    tensors: dict[str, torch.Tensor] = {}
+    drafts: list[list[int]] = []
+
+    def watch(draft: Draft, logits: torch.Tensor, sampling: SamplingBatch, first: torch.Tensor) -> Verdict:
+        drafts.append(draft.tokens.flatten().tolist())
+        return verify(draft, logits, sampling, first)
+
+    monkeypatch.setattr(runner_module, "verify", watch)
+
+    def drafted(*, merged: bool, swapped: bool) -> list[list[int]]:
+        drafts.clear()
+        target = Target(tiny_model().bfloat16(), tiny_tokenizer())
+        drafter = tiny_drafter(target).bfloat16()
+        for name, linear in adapted_linears(drafter).items():
+            rows, columns = linear.weight.shape
+            tensors.setdefault(f"{name}.lora_a", torch.randn(2, columns, generator=generator))
+            tensors.setdefault(f"{name}.lora_b", torch.randn(rows, 2, generator=generator))
+        adapter = AdapterWeights(1, tensors)
+        if merged:
+            AdapterSlot(drafter).swap(adapter)
+        engine = build(target, "full", 3, make_drafter=lambda _: drafter, drafting="chain")
+        if swapped:
+            engine.swap_adapter(adapter)
+        decode(engine, [Case(tuple(range(30, 50)), ())])
+        return list(drafts)
+
+    assert drafted(merged=False, swapped=True) == drafted(merged=True, swapped=False)
+    assert drafted(merged=False, swapped=True) != drafted(merged=False, swapped=False)
