@@ -12,19 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from evospec.kernels.sample import sample
+from evospec.models.decoder import DecoderBody
+from evospec.models.kernel_ops import KernelOps
+from evospec.models.kv_cache import KVCache, Tree, Window
+from evospec.models.ops import HeadNorms, HeadShape, Norm, TorchOps
+from tests.unit.test_decoder_body import FAMILIES, build
+
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 DTYPES = [torch.float32, torch.bfloat16] if ON_GPU else [torch.float32]
 ROWS = 40_000 if ON_GPU else 480  # of the sampling test; the interpreter takes 20 ms a row
-
-pytest.importorskip("triton", reason="kernels need Triton")
-
-from evospec.kernels.sample import sample  # noqa: E402
-from evospec.models.decoder import DecoderBody  # noqa: E402
-from evospec.models.kernel_ops import KernelOps  # noqa: E402
-from evospec.models.kv_cache import KVCache, Tree, Window  # noqa: E402
-from evospec.models.ops import HeadNorms, HeadShape, Norm, TorchOps  # noqa: E402
-from tests.unit.test_decoder_body import FAMILIES, build  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
