@@ -28,14 +28,23 @@ def tidy(axes: Axes) -> None:
 
 
 def legend_below(figure: Figure, columns: int) -> None:
-    """One legend for all axes, outside them; each label once."""
+    """One legend for all axes, outside them; each label once.
+
+    Args:
+        columns: at most; fewer where the labels are too long for the figure's width.
+    """
     entries: dict[str, Artist] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=columns, frameon=False
-    )
+    for count in range(columns, 0, -1):
+        legend = figure.legend(
+            list(entries.values()), list(entries), loc="outside lower center", ncols=count, frameon=False
+        )
+        figure.draw_without_rendering()
+        if count == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def save(figure: Figure, path: Path) -> Path:
