@@ -13,6 +13,7 @@ from time import perf_counter
 from evospec.align.recorder import TraceRecorder
 from evospec.align.trace import Trace
 from evospec.config import EngineConfig
+from evospec.engine.admission import check_request
 from evospec.engine.controller import Controller
 from evospec.engine.observer import Emission, Observer
 from evospec.engine.passes import Outcome, Verified
@@ -107,7 +108,9 @@ class Engine:
         Raises:
             InvalidRequestError: it can never be served.
         """
-        self._check(request)
+        check_request(request, self.max_length, self.target.vocab_size)
+        if self._scheduler.find(request.id) is not None:
+            raise InvalidRequestError(f"request id {request.id} is running already", "id")
         self._scheduler.enqueue(RequestState(request, list(request.prompt_ids)))
         self._update_gauges()
 
@@ -286,26 +289,6 @@ class Engine:
         if self._vocabulary is None:
             return HeadView(self._tables.head, self._tables.head_ids)
         return self._vocabulary.head()
-
-    def _check(self, request: Request) -> None:
-        count = len(request.prompt_ids)
-        if not count:
-            raise InvalidRequestError("the prompt is empty", "prompt")
-        invalid = request.sampling.invalid_field()
-        if invalid is not None:
-            raise InvalidRequestError(f"{invalid} is out of bounds", invalid)
-        if self._scheduler.find(request.id) is not None:
-            raise InvalidRequestError(f"request id {request.id} is running already", "id")
-        if count + request.sampling.max_tokens > self.max_length:
-            raise InvalidRequestError(
-                f"prompt ({count} tokens) and max_tokens ({request.sampling.max_tokens}) exceed "
-                f"the limit of {self.max_length} tokens",
-                "prompt" if count >= self.max_length else "max_tokens",
-            )
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.target.vocab_size:
-            raise InvalidRequestError(
-                f"a prompt token id is outside the vocabulary of {self.target.vocab_size}", "prompt"
-            )
 
     def _update_gauges(self) -> None:
         stats = self.stats
