@@ -80,7 +80,8 @@ class WeightPublisher:
             self._failed(error)
             return None
         self._failures = 0
-        self.counts.epoch, self.counts.version = epoch, version
+        self.counts.version = version
+        self.counts.epoch = epoch  # last: whoever sees the epoch sees its version
         return weights if weights and weights.manifest.fingerprints == self._fingerprints else None
 
     def publish(self, adapter: AdapterWeights, metrics: Mapping[str, float]) -> bool:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 FINGERPRINTS = Fingerprints(target="t", drafter="d", tokenizer="k")
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Polls; a generous limit, so that a busy machine fails no test."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -60,7 +60,7 @@ def test_traces_become_versions_that_replicas_can_load(start: Start, registry: F
     metrics = weights.manifest.metrics
     assert metrics["acceptance_length"] > metrics["parent_acceptance_length"]
     AdapterWeights.from_bytes(weights.blob, 2, tiny_drafter())
-    assert aligner.status().publisher.version == registry.current
+    wait_until(lambda: aligner.status().publisher.version == registry.current)
 
 
 def test_without_new_traces_it_rests(start: Start) -> None:
@@ -111,6 +111,7 @@ def test_it_trains_on_while_the_registry_is_away_and_publishes_later(
     feed(aligner, 16)
     wait_until(lambda: aligner.status().publisher.registry_failures >= 1, 120)
     steps = aligner.status().trainer.steps
+    feed(aligner, 8, first=16)
     wait_until(lambda: aligner.status().trainer.steps > steps, 120)
     registry.down = False
     wait_until(lambda: registry.current >= 1, 120)

@@ -45,15 +45,17 @@ def engine() -> ScriptedEngine:
     return ScriptedEngine()
 
 
-class EndlessEngine(FakeEngine):
-    """Goes on until cancelled, slowly enough for a busy event loop to keep up."""
+class EndlessEngine(ScriptedEngine):
+    """Repeats the prompt until cancelled, slowly enough for a busy event loop to keep up."""
 
     def _advance(self, request_id: str) -> StepOutput:
         time.sleep(0.001)
-        if request_id not in self.cancelled:
-            return StepOutput(request_id, (self.left[request_id][0],))
-        del self.left[request_id]
-        return StepOutput(request_id, (), finish_reason="cancelled")
+        if request_id in self.cancelled:
+            return super()._advance(request_id)
+        tokens = self.left[request_id]
+        now, rest = tokens[: self.per_step], tokens[self.per_step :]
+        self.left[request_id] = rest + now
+        return StepOutput(request_id, tuple(now))
 
 
 @pytest.fixture
@@ -101,10 +103,10 @@ def test_characters_of_several_tokens_are_never_torn(loop: EngineLoop, tokenizer
 
 
 @pytest.mark.parametrize("stop", ["def", "f", "efg"])
-def test_a_stop_string_ends_text_tokens_and_engine_request(
-    engine: ScriptedEngine, loop: EngineLoop, tokenizer: Tokenizer, stop: str
-) -> None:
-    text = "abcdefghijkl" * 2000
+def test_a_stop_string_ends_text_tokens_and_engine_request(tokenizer: Tokenizer, stop: str) -> None:
+    engine, text = EndlessEngine(), "abcdefghijkl"
+    loop = EngineLoop(engine)
+    loop.start(Outlets())
     items = collect(loop, tokenizer, text, (stop,))
     last = items[-1]
     assert isinstance(last, GenerationChunk)
@@ -114,6 +116,7 @@ def test_a_stop_string_ends_text_tokens_and_engine_request(
     tokens = sum(len(item.token_ids) for item in items if isinstance(item, GenerationChunk))
     assert tokens == text.index(stop) + len(stop)
     wait_until(lambda: not engine.has_work)
+    loop.stop()
     assert engine.cancelled == {"r"}
 
 

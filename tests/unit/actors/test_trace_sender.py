@@ -53,13 +53,13 @@ def test_few_calls_are_in_flight_and_all_traces_arrive_in_order(
     sent = [trace(width) for width in range(1, 8)]
     for item in sent:
         sender.offer(item)
-    most = 0
-    while sender.counts().sent < len(sent):
-        most = max(most, len(transport.open))
-        for future in transport.open[:1]:
-            future.set_result(None)
+    for landed in range(len(sent)):
+        in_flight = min(2, len(sent) - landed)
+        wait_until(lambda wanted=in_flight: len(transport.open) == wanted)
+        assert len(transport.calls) == landed + in_flight
+        transport.open[0].set_result(None)
+    wait_until(lambda: sender.counts().sent == len(sent))
     assert [item for item, _ in transport.calls] == sent
-    assert most == 2
     assert sender.counts().queued == sender.counts().queued_bytes == 0
 
 
