@@ -14,7 +14,11 @@ from torch import Tensor
 
 from evospec.models.kv_cache import Tree
 
-_BLOCK = 64  # keys per step of a program
+_MOST_KEYS = 64  # per step of a program
+# A step's keys and a program's queries: with Triton's copies of them they fit into the shared memory
+# of any device since Ampere in bfloat16 (99 KiB), of data-centre devices in float32 (163 KiB).
+_KEY_BYTES = 16 << 10
+_QUERY_BYTES = 32 << 10
 _PROGRAMS = 264  # enough to fill the largest device twice
 
 
@@ -74,7 +78,7 @@ def _partial_kernel(
         inside = position < end
         cell = base + position[:, None] * HEAD_DIM + column[None, :]
         key = tl.load(keys + cell, mask=inside[:, None], other=0.0)
-        scores = tl.dot(vectors, tl.trans(key), input_precision="ieee") * scale
+        scores = tl.dot(vectors, tl.trans(key), input_precision="tf32x3") * scale
         if IS_TREE:
             step = position - start  # negative: context
             bit = (lineage[:, None] >> tl.maximum(step, 0)[None, :].to(tl.int64)) & 1
@@ -97,7 +101,7 @@ def _partial_kernel(
         weights = tl.exp(scores - reference[:, None])
         fade = tl.exp(highest - reference)
         value = tl.load(values + cell, mask=inside[:, None], other=0.0)
-        output = output * fade[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="ieee")
+        output = output * fade[:, None] + tl.dot(weights.to(value.dtype), value, input_precision="tf32x3")
         total = total * fade + tl.sum(weights, axis=1)
         highest = peak
     where = head_row * splits + split
@@ -126,6 +130,16 @@ def _combine_kernel(
     tl.store(out + target + column, combined.to(out.dtype.element_ty))
 
 
+def takes(queries: int, head_dim: int, itemsize: int) -> bool:
+    """Whether the kernel takes so many queries per key head, of `itemsize` bytes an element."""
+    return _query_tile(queries) * head_dim * itemsize <= _QUERY_BYTES
+
+
+def key_block(head_dim: int, itemsize: int) -> int:
+    """Keys per step of a program."""
+    return max(16, min(_MOST_KEYS, _KEY_BYTES // (head_dim * itemsize)))
+
+
 def decode_attention(
     query: Tensor,
     keys: Tensor,
@@ -141,7 +155,7 @@ def decode_attention(
     """Causal attention of a window's queries over their slots.
 
     Args:
-        query: [rows, heads, width, head_dim]; heads * width / kv_heads at most 128.
+        query: [rows, heads, width, head_dim], heads / kv_heads * width of them as `takes` allows.
         keys, values: one layer's cache [slots, kv_heads, positions, head_dim].
         starts: position of each row's first query [rows].
         span: no row holds more keys; how finely keys are split depends on it.
@@ -154,7 +168,8 @@ def decode_attention(
     kv_heads = keys.shape[1]
     groups = heads // kv_heads
     wanted = max(1, _PROGRAMS // (rows * kv_heads))
-    stretch = max(triton.cdiv(triton.cdiv(span, wanted), _BLOCK), 1) * _BLOCK
+    block = key_block(head_dim, query.element_size())
+    stretch = max(triton.cdiv(triton.cdiv(span, wanted), block), 1) * block
     splits = triton.cdiv(span, stretch)
     shape = (rows * heads * width, splits)
     partial = torch.empty(*shape, head_dim, dtype=torch.float32, device=query.device)
@@ -182,8 +197,8 @@ def decode_attention(
         KV_HEADS=kv_heads,
         GROUPS=groups,
         HEAD_DIM=head_dim,
-        QUERIES=max(16, triton.next_power_of_2(groups * width)),
-        BLOCK=_BLOCK,
+        QUERIES=_query_tile(groups * width),
+        BLOCK=block,
         SLIDES=sliding_window is not None,
         IS_TREE=tree is not None,
         num_warps=4,
@@ -202,3 +217,7 @@ def decode_attention(
         num_warps=1,
     )
     return out
+
+
+def _query_tile(queries: int) -> int:
+    return max(16, triton.next_power_of_2(queries))

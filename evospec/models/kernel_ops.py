@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from evospec.kernels.attention import decode_attention
+from evospec.kernels.attention import decode_attention, takes
 from evospec.kernels.gate import gate as fused_gate
 from evospec.kernels.norm import add_norm
 from evospec.kernels.rotary import rotate_store
 from evospec.models.attention import grouped_attention
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import AttentionPlan, HeadNorms, HeadShape, Norm
-
-# Queries of one key head that the decoding kernel takes; wider windows are prompts.
-_MOST_QUERIES = 128
 
 
 class KernelOps:
@@ -23,7 +20,7 @@ class KernelOps:
     """
 
     def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
-        few = window.width * shape.heads // shape.kv_heads <= _MOST_QUERIES
+        few = takes(window.width * shape.heads // shape.kv_heads, shape.head_dim, table.element_size())
         return AttentionPlan(window, shape, table, None if few else window.mask(shape.sliding_window))
 
     def add_norm(self, hidden: Tensor, change: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
