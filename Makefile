@@ -11,11 +11,13 @@ VENV := $(abspath $(if $(VIRTUAL_ENV),$(VIRTUAL_ENV),.venv))
 RUN := $(VENV)/bin
 OUT ?= demo-report
 PYTEST := $(RUN)/python -m pytest
+MINUTES ?= 5
+CHAOS_RECORDS := .make/chaos.jsonl
 
 # Beside the sources, not in the environment: another clone must install itself anew.
 STAMP := .make/$(subst /,_,$(VENV)).installed
 
-.PHONY: help setup lint format types test test-unit test-integration test-chaos test-browser demo clean
+.PHONY: help setup lint format types test test-unit test-integration test-chaos test-browser chaos demo clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +53,13 @@ test-unit: $(STAMP) ## Run the fast tests
 test-integration: $(STAMP) ## Run the tests with real Ray, Valkey and Qdrant client
 	$(PYTEST) tests/integration
 
-test-chaos: $(STAMP)
-	$(if $(wildcard tests/chaos/test_*.py),$(PYTEST) tests/chaos)
+test-chaos: $(STAMP) ## Break a running cluster in the ways that take little time
+	$(PYTEST) -s -m 'not long' tests/chaos
+
+chaos: $(STAMP) ## Break a running cluster in all ways, for MINUTES in random order, and write docs/reliability.md
+	@mkdir -p .make && rm -f $(CHAOS_RECORDS)
+	EVOSPEC_CHAOS_MINUTES=$(MINUTES) EVOSPEC_CHAOS_REPORT=$(CHAOS_RECORDS) $(PYTEST) -s tests/chaos
+	$(RUN)/python -m tests.chaos.kit.page $(CHAOS_RECORDS) docs/reliability.md
 
 test-browser: $(STAMP)
 	$(if $(wildcard tests/browser/test_*.py),$(PYTEST) tests/browser)

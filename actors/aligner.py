@@ -11,32 +11,39 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from actors.publisher import PublisherCounts, WeightPublisher
+from actors.lineage import Lineage
+from actors.publisher import Publication, PublisherCounts, WeightPublisher
 from evospec.align.build import build_trainer
 from evospec.align.gate import GateReport
-from evospec.align.replay import ReplayCounts
+from evospec.align.replay import Admission, ReplayCounts
 from evospec.align.trainer import AlignmentTrainer, TrainerCounts
 from evospec.config import Config
 from evospec.errors import EvoSpecError, WireError
-from evospec.models.adapter import AdapterWeights
 from evospec.ports import RegistryFactory
-from evospec.wire import Fingerprints, VersionedWeights
+from evospec.wire import Fingerprints
 
 logger = logging.getLogger(__name__)
 
 MAX_INBOX = 1024  # traces received and not yet looked at
-IDLE_S = 1.0  # without traces, an aligner looks this often whether the registry is back
+IDLE_S = 1.0  # without traces, an aligner looks at the registry this often
 NICENESS = 10  # on shared processors, decoding comes first
 
 
 @dataclass(slots=True)
 class AlignerProgress:
-    """Counters and latest figures; `rejected` candidates did not pass the gate."""
+    """Counters and latest figures.
+
+    `rejected` candidates did not pass the gate; `returns` counts how often training had to go back
+    to another version's weights. `steps` are those of this process.
+    """
 
     received: int = 0
     dropped: int = 0
+    admitted: int = 0
+    steps: int = 0
     gated: int = 0
     rejected: int = 0
+    returns: int = 0
     loss: float | None = None
     gate: GateReport | None = None
 
@@ -57,7 +64,8 @@ class Aligner:
     """Run as a Ray actor, one per cluster.
 
     `submit` only queues; one thread checks, trains and publishes. Each trace pays for
-    `steps_per_trace` steps. After a restart it goes on from the registry's version.
+    `steps_per_trace` steps. While a candidate is being tried it trains on and offers no
+    other. After a restart it goes on from the registry's stable version.
 
     Args:
         crashed: called on the thread when it can't go on; by default the process exits, for Ray to
@@ -77,7 +85,10 @@ class Aligner:
         torch.set_num_threads(config.alignment.threads)
         self._config = config.alignment
         self._trainer = build(config)
-        self._publisher = WeightPublisher(registry, _fingerprints(self._trainer))
+        self._publisher = WeightPublisher(
+            registry, _fingerprints(self._trainer), canary=config.rollout.canary
+        )
+        self._lineage = Lineage(self._trainer, self._publisher)
         self._crashed = crashed
         self._wake = threading.Condition()
         self._inbox: deque[bytes] = deque()
@@ -123,19 +134,27 @@ class Aligner:
             self._crashed()
 
     def _turn(self) -> None:
-        """Looks at new traces, then does at most one step and at most one publication."""
+        """Looks at new traces and at the registry, then does at most one step and at most one publication."""
         self._admit_traces()
-        if not self._publisher.joined and self._publisher.may_call:
-            self._resume(self._publisher.join())
-        if not self._publisher.joined or self._publisher.counts.superseded:
+        if not self._keep_up():
             self._rest()
             return
         stepped = self._step_if_earned()
         due = self._steps_since_gate >= self._config.steps_per_version
-        if due and self._publisher.may_call:
+        if due and self._publisher.may_offer:
             self._offer_version()
         elif not stepped:
             self._rest()
+
+    def _keep_up(self) -> bool:
+        """Follows the registry; False while there is no version to train from, and once superseded."""
+        publisher = self._publisher
+        if not publisher.joined and publisher.may_call:
+            publisher.join()
+        if publisher.joined and self._lineage.follow():
+            self._progress.returns += 1
+            self._steps_since_gate = 0
+        return self._lineage.started and not publisher.counts.superseded
 
     def _admit_traces(self) -> None:
         with self._wake:
@@ -143,19 +162,21 @@ class Aligner:
             self._inbox.clear()
         for trace in traces:
             try:
-                self._trainer.add(trace)
+                admission = self._trainer.add(trace)
             except WireError as error:
                 if self._trainer.counts.refused_traces == 1:
                     logger.warning("a trace was refused; later ones are only counted: %s", error)
+            else:
+                self._progress.admitted += admission in (Admission.TRAINING, Admission.HELD_OUT)
 
     def _step_if_earned(self) -> bool:
-        counts, admitted = self._trainer.counts, self._trainer.replay.counts
-        earned = self._config.steps_per_trace * (admitted.training + admitted.held_out)
-        if not self._trainer.ready or counts.steps + counts.skipped_steps >= earned:
+        progress = self._progress
+        if not self._trainer.ready or progress.steps >= self._config.steps_per_trace * progress.admitted:
             return False
         step = self._trainer.step()
+        progress.steps += 1
         if step.applied:
-            self._progress.loss = step.loss
+            progress.loss = step.loss
             self._steps_since_gate += 1
         return True
 
@@ -168,8 +189,7 @@ class Aligner:
         if not report.passes(self._config.min_gain):
             self._progress.rejected += 1
             self._steps_since_gate = 0
-        elif self._publisher.publish(adapter, self._metrics(report)):
-            self._trainer.accept()
+        elif self._lineage.offer(adapter, self._metrics(report)) is not Publication.FAILED:
             self._steps_since_gate = 0
 
     def _metrics(self, report: GateReport) -> dict[str, float]:
@@ -183,15 +203,6 @@ class Aligner:
         if self._progress.loss is not None:
             metrics["loss"] = self._progress.loss
         return metrics
-
-    def _resume(self, weights: VersionedWeights | None) -> None:
-        if weights is None:
-            return
-        version = weights.manifest.version
-        try:
-            self._trainer.restore(AdapterWeights.from_bytes(weights.blob, version, self._trainer.drafter))
-        except WireError as error:
-            logger.warning("version %d is not resumed, training starts from the base: %s", version, error)
 
     def _rest(self) -> None:
         with self._wake:

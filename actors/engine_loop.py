@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actors.emission import Deliver, Emission
+from actors.request_tallies import RequestTallies
+from evospec.align.arm import ArmSums
 from evospec.align.trace import Trace
 from evospec.engine.counters import snapshot
 from evospec.engine.request import Request, StepOutput
 from evospec.engine.stats import EngineStats
 from evospec.errors import EngineFailedError, EvoSpecError
-from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter import StagedAdapter
 from evospec.vocab.semantic import Lookup
 from evospec.wire import IndexPoint, TokenHits
 
@@ -36,7 +38,7 @@ class DecodingEngine(Protocol):
     def admit(self, request: Request) -> None: ...
     def cancel(self, request_id: str) -> None: ...
     def step(self) -> list[StepOutput]: ...
-    def swap_adapter(self, adapter: AdapterWeights) -> None: ...
+    def swap_adapter(self, adapter: StagedAdapter) -> None: ...
     def take_traces(self) -> list[Trace]: ...
     def take_lookups(self) -> list[Lookup]: ...
     def take_points(self) -> list[IndexPoint]: ...
@@ -81,6 +83,7 @@ class EngineLoop:
         self._stopping = False
         self._step_started: float | None = None
         self._snapshot = snapshot(engine.stats)
+        self._tallies = RequestTallies()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self, outlets: Outlets) -> None:
@@ -101,10 +104,13 @@ class EngineLoop:
     def cancel(self, request_id: str) -> None:
         self._post(_Command(lambda: self._cancel(request_id)))
 
-    def swap(self, adapter: AdapterWeights) -> Future[None]:
-        """Resolves once the next cycle will draft with `adapter`; EvoSpecError if it was refused."""
+    def swap(self, adapter: StagedAdapter) -> Future[None]:
+        """Resolves once the next cycle will draft with `adapter`; EvoSpecError if it was refused.
+
+        Cancelling the future before that leaves the engine as it is.
+        """
         done: Future[None] = Future()
-        self._post(_Command(lambda: self._swap(adapter, done), done.set_exception))
+        self._post(_Command(lambda: self._swap(adapter, done), lambda failure: _fail(done, failure)))
         return done
 
     def offer_hits(self, request_id: str, hits: TokenHits) -> None:
@@ -113,6 +119,10 @@ class EngineLoop:
     def stats(self) -> EngineStats:
         """Counters as they stood after the latest step."""
         return self._snapshot
+
+    def arms(self) -> dict[int, ArmSums]:
+        """What requests came to by adapter version, as of the latest step; not to be changed."""
+        return self._tallies.sums()
 
     def check(self, stall_limit_s: float = STALL_LIMIT_S) -> None:
         """Raises EngineFailedError when the loop has ended or one step takes longer than the limit."""
@@ -152,12 +162,20 @@ class EngineLoop:
         if self._stopping:
             return False
         if self._engine.has_work:
-            self._step_started = time.monotonic()
-            self._dispatch(self._engine.step())
-            self._step_started = None
+            self._step()
         self._empty_outboxes()
         self._snapshot = snapshot(self._engine.stats)
         return True
+
+    def _step(self) -> None:
+        stats = self._engine.stats
+        prompts = stats.prefill_seconds
+        self._step_started = started = time.monotonic()
+        outputs = self._engine.step()
+        seconds = time.monotonic() - started - (stats.prefill_seconds - prompts)
+        self._tallies.record(outputs, stats.adapter_version, seconds)
+        self._dispatch(outputs)
+        self._step_started = None
 
     def _dispatch(self, outputs: list[StepOutput]) -> None:
         stats = self._engine.stats
@@ -187,11 +205,16 @@ class EngineLoop:
         if request_id in self._running:  # it may have finished while the cancellation was on its way
             self._engine.cancel(request_id)
 
-    def _swap(self, adapter: AdapterWeights, done: Future[None]) -> None:
+    def _swap(self, adapter: StagedAdapter, done: Future[None]) -> None:
+        if not done.set_running_or_notify_cancel():
+            return
         try:
             self._engine.swap_adapter(adapter)
         except EvoSpecError as error:
             done.set_exception(error)
+        except Exception as error:  # it ends the loop; whoever waits for the swap must hear of it too
+            done.set_exception(EngineFailedError(f"the engine crashed in a swap: {error}"))
+            raise
         else:
             done.set_result(None)
 
@@ -206,3 +229,8 @@ class EngineLoop:
             deliver(failure)
         self._running.clear()
         self._step_started = None
+
+
+def _fail(done: Future[None], failure: EvoSpecError) -> None:
+    if done.set_running_or_notify_cancel():
+        done.set_exception(failure)

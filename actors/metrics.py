@@ -64,6 +64,7 @@ COUNTERS = (
     Series("evospec_index_failures", "Calls that failed or came late.", lambda s: s.index.failures),
     Series("evospec_index_skipped", "Look-ups not made.", lambda s: s.index.skipped),
     Series("evospec_registry_failures", "Registry calls that failed.", lambda s: s.weights.registry_failures),
+    Series("evospec_adapter_rollbacks", "Swaps to a lower version.", lambda s: s.weights.rollbacks),
     Series("evospec_adapters_refused", "Adapter versions refused.", lambda s: s.weights.refused),
 )
 GAUGES = (

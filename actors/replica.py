@@ -8,6 +8,7 @@ from typing import cast
 
 from ray import serve
 
+from actors.adoption import Adoption, build_adapter
 from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
 from actors.handles import RemoteAligner, RemoteTokenIndex
@@ -16,16 +17,13 @@ from actors.metrics import ReplicaMetrics
 from actors.status import ReplicaStatus
 from actors.text_generation import generate_text
 from actors.trace_sender import TraceSender
-from actors.weight_follower import Adoption, FollowerCounts, WeightFollower
+from actors.weight_follower import FollowerCounts, WeightFollower
 from evospec.align.trace import Trace
 from evospec.config import Config
 from evospec.engine.build import load_engine
+from evospec.engine.engine import Engine
 from evospec.engine.text import Tokenizer
-from evospec.errors import WireError
-from evospec.models.adapter import AdapterWeights
-from evospec.models.drafter import Drafter
 from evospec.ports import RegistryFactory
-from evospec.wire import Fingerprints, VersionedWeights
 
 METRICS_PERIOD_S = 5.0
 MEBIBYTE = 1 << 20
@@ -34,7 +32,7 @@ MEBIBYTE = 1 << 20
 class DecodingReplica:
     """Ray Serve deployment class.
 
-    Loads the model and the current adapter version before Serve sends it traffic.
+    Loads the model and the wanted adapter version before Serve sends it traffic.
 
     Args:
         registry: opens the weight registry; None when no adapters are followed.
@@ -61,7 +59,7 @@ class DecodingReplica:
             limit=config.semantic.neighbours,
             deadline_s=config.semantic.deadline_s,
         )
-        self._follower = self._build_follower(engine.drafter, registry, config.registry.poll_s)
+        self._follower = self._build_follower(engine, registry, config.registry.poll_s)
         self._start()
         self._metrics = ReplicaMetrics(model_name)
         threading.Thread(target=self._publish_metrics, name="metrics", daemon=True).start()
@@ -93,12 +91,14 @@ class DecodingReplica:
             self._follower.start()
 
     def _build_follower(
-        self, drafter: Drafter | None, registry: RegistryFactory | None, poll_s: float
+        self, engine: Engine, registry: RegistryFactory | None, poll_s: float
     ) -> WeightFollower | None:
+        drafter = engine.drafter
         if drafter is None or registry is None:
             return None
         adoption = Adoption(
-            build=lambda weights: build_adapter(weights, self._fingerprints, drafter), swap=self._loop.swap
+            build=lambda weights: build_adapter(weights, engine.fingerprints, drafter),
+            swap=lambda adapter: self._loop.swap(engine.stage_adapter(adapter)),
         )
         return WeightFollower(self._name, registry, adoption, poll_s)
 
@@ -114,21 +114,10 @@ class DecodingReplica:
             traces=self._sender.counts(),
             index=self._index.counts(),
             weights=self._follower.counts() if self._follower is not None else FollowerCounts(),
+            arms=self._loop.arms(),
         )
 
     def _publish_metrics(self) -> None:
         pause = threading.Event()
         while not pause.wait(METRICS_PERIOD_S):
             self._metrics.publish(self._status())
-
-
-def build_adapter(weights: VersionedWeights, own: Fingerprints, drafter: Drafter) -> AdapterWeights:
-    """Adapter of a fetched version.
-
-    Raises:
-        WireError: it was made for another target, drafter or tokenizer, or does not fit the drafter.
-    """
-    version, made_for = weights.manifest.version, weights.manifest.fingerprints
-    if made_for != own:
-        raise WireError(f"adapter version {version} was made for {made_for}, this replica has {own}")
-    return AdapterWeights.from_bytes(weights.blob, version, drafter)

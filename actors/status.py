@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actors.index_client import IndexCounts
 from actors.trace_sender import TraceCounts
 from actors.weight_follower import FollowerCounts
+from evospec.align.arm import ArmSums
 from evospec.engine.stats import EngineStats
 from evospec.wire import Fingerprints
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """Counters of one replica and of the threads beside its engine."""
+    """Counters of one replica and of the threads beside its engine.
+
+    `arms` sums up the requests that each adapter version served, for the latest versions.
+    """
 
     replica: str
     fingerprints: Fingerprints
@@ -21,3 +25,4 @@ class ReplicaStatus:
     traces: TraceCounts
     index: IndexCounts
     weights: FollowerCounts
+    arms: dict[int, ArmSums] = field(default_factory=dict)

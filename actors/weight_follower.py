@@ -1,19 +1,17 @@
-"""Keeps one replica on the registry's current adapter version."""
+"""Keeps one replica on the adapter version that the registry wants there."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evospec.errors import EngineFailedError, RegistryError, WireError
+from actors.adoption import Adoption
+from evospec.errors import EngineFailedError, EvoSpecError, RegistryError, WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.ports import RegistryFactory, WeightRegistry
-from evospec.wire import VersionedWeights
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +20,11 @@ MAX_PAUSE_S = 30.0
 SWAP_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Adoption:
-    """How fetched weights become the engine's: `build` checks and may raise WireError, `swap` applies."""
-
-    build: Callable[[VersionedWeights], AdapterWeights]
-    swap: Callable[[AdapterWeights], Future[None]]
-
-
 @dataclass(slots=True)
 class FollowerCounts:
     version: int = 0
     swaps: int = 0
+    rollbacks: int = 0  # swaps to a lower version
     polls: int = 0
     registry_failures: int = 0
     refused: int = 0  # versions that did not pass the checks
@@ -41,10 +32,11 @@ class FollowerCounts:
 
 
 class WeightFollower:
-    """Polls the registry, wakes early on its hints, and hands new versions to the engine.
+    """Polls the registry, wakes early on its hints, and hands the wanted version to the engine.
 
-    The registry's pointer is the truth. Whatever fails, the version at hand
-    stays; a version that was refused is not fetched again.
+    What the registry's rollout wants of this replica is the truth, and may be an older version, or
+    0, the base; a registry without data (serial 0) wants nothing. Whatever fails, the version at
+    hand stays. A version that was refused is not fetched again before another one was wanted.
     """
 
     def __init__(self, replica: str, registry: RegistryFactory, adoption: Adoption, poll_s: float) -> None:
@@ -55,15 +47,16 @@ class WeightFollower:
         self._random = np.random.default_rng(list(replica.encode()))
         self._registry: WeightRegistry | None = None
         self._counts = FollowerCounts()
-        self._refused = 0
-        self._acknowledged = -1
+        self._serial = 0
+        self._refused: int | None = None
+        self._acknowledged: int | None = None
         self._failed_polls = 0
         self._logged: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="weight-follower", daemon=True)
 
     def start(self) -> None:
-        """Polls once before it returns, so that traffic meets the current version."""
+        """Polls once before it returns, so that traffic meets the wanted version."""
         self.poll()
         self._thread.start()
 
@@ -75,55 +68,88 @@ class WeightFollower:
         return replace(self._counts)
 
     def poll(self) -> None:
-        """Adopts and acknowledges the current version if it is a new one; never raises EvoSpecError."""
+        """Goes to the version that the registry wants here and acknowledges it; never raises."""
         self._counts.polls += 1
         try:
             self._catch_up(self._connection())
-        except RegistryError as error:
+        except EvoSpecError as error:
             self._unreachable(error)
+        except Exception:  # a bug: no version may take serving down, and the next one may do better
+            self._failed_polls += 1
+            self._counts.not_applied += 1
+            if self._is_new("bug"):
+                logger.exception("keeping adapter version %d", self._counts.version)
         else:
-            self._failed_polls = 0
             self._logged.discard("registry")
 
     def _catch_up(self, registry: WeightRegistry) -> None:
-        current = registry.current_version()
-        if current > self._counts.version and current != self._refused:
-            self._adopt(registry, current)
-        # A pointer behind the version at hand means that the registry lost its data.
-        if self._acknowledged != self._counts.version or current < self._counts.version:
+        rollout = registry.rollout()
+        if rollout.serial == 0 or rollout.serial < self._serial:
+            self._acknowledged = None  # the registry lost its data, acknowledgements with it
+        self._serial = rollout.serial
+        applied = rollout.serial == 0 or self._follow(registry, rollout.wanted(self._replica))
+        if self._acknowledged != self._counts.version:
             registry.acknowledge(self._replica, self._counts.version)
             self._acknowledged = self._counts.version
+        self._failed_polls = 0 if applied else self._failed_polls + 1
 
-    def _adopt(self, registry: WeightRegistry, version: int) -> None:
+    def _follow(self, registry: WeightRegistry, wanted: int) -> bool:
+        """False when the engine did not get to the swap: to be tried again, but not at once."""
+        if wanted != self._refused:
+            self._refused = None
+        if wanted in (self._counts.version, self._refused):
+            return True
         try:
-            adapter = self._adoption.build(registry.fetch(version))
-            self._adoption.swap(adapter).result(SWAP_TIMEOUT_S)
+            adapter = self._adoption.build(registry.fetch(wanted)) if wanted else AdapterWeights(0, {})
+            self._swap(adapter)
         except WireError as error:
-            self._refused = version
+            self._refused = wanted
             self._counts.refused += 1
-            self._log("refused", error)
+            self._warn("refused", error)
         except (EngineFailedError, TimeoutError) as error:
             self._counts.not_applied += 1
-            self._log("not applied", error)
+            self._warn_once("not applied", error)
+            return False
         else:
-            self._counts.version = version
+            self._counts.rollbacks += wanted < self._counts.version
             self._counts.swaps += 1
+            self._counts.version = wanted
             self._logged.clear()
+        return True
+
+    def _swap(self, adapter: AdapterWeights) -> None:
+        swapped = self._adoption.swap(adapter)
+        try:
+            swapped.result(SWAP_TIMEOUT_S)
+        except TimeoutError:
+            if swapped.cancel():
+                raise TimeoutError(
+                    f"the engine did not come to the end of its cycle in {SWAP_TIMEOUT_S:g} s"
+                ) from None
+            swapped.result()  # it is being written just now
 
     def _connection(self) -> WeightRegistry:
         if self._registry is None:
             self._registry = self._open()
         return self._registry
 
-    def _unreachable(self, error: RegistryError) -> None:
+    def _unreachable(self, error: EvoSpecError) -> None:
         self._failed_polls += 1
         self._counts.registry_failures += 1
-        self._log("registry", error)
+        self._warn_once("registry", error)
 
-    def _log(self, reason: str, error: Exception) -> None:
-        if reason not in self._logged:
-            self._logged.add(reason)
-            logger.warning("keeping adapter version %d (%s): %s", self._counts.version, reason, error)
+    def _is_new(self, reason: str) -> bool:
+        """Whether a reason has not been logged since the last swap."""
+        new = reason not in self._logged
+        self._logged.add(reason)
+        return new
+
+    def _warn_once(self, reason: str, error: Exception) -> None:
+        if self._is_new(reason):
+            self._warn(reason, error)
+
+    def _warn(self, reason: str, error: Exception) -> None:
+        logger.warning("keeping adapter version %d (%s): %s", self._counts.version, reason, error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

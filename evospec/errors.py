@@ -39,6 +39,10 @@ class StalePublisherError(RegistryError):
     """The publisher's epoch or version is behind the registry's: another aligner took over."""
 
 
+class DecisionRefusedError(RegistryError):
+    """A publication or decision that does not fit what the registry holds now."""
+
+
 class TokenIndexError(EvoSpecError):
     """The semantic token index cannot be reached or refused an operation."""
 

@@ -11,13 +11,21 @@ from typing import Protocol
 
 import numpy as np
 
-from evospec.wire import IndexPoint, Manifest, TokenHits, VersionedWeights
+from evospec.wire import (
+    Decision,
+    IndexPoint,
+    Manifest,
+    Rollout,
+    RolloutEvent,
+    TokenHits,
+    VersionedWeights,
+)
 
 
 class WeightRegistry(Protocol):
     """Versioned adapter weights, shared by all replicas.
 
-    The pointer is the truth; `wait` only hints. All methods may raise
+    What `rollout` says is the truth; `wait` only hints. All methods may raise
     `RegistryError`; callers keep the version at hand and try again.
     """
 
@@ -25,8 +33,12 @@ class WeightRegistry(Protocol):
         """Returns a publisher epoch greater than any before it; older ones can publish no more."""
         ...
 
-    def current_version(self) -> int:
-        """Version the pointer names; 0 when nothing was published (no adapter)."""
+    def rollout(self) -> Rollout:
+        """Which version each replica should run, read in one step."""
+        ...
+
+    def newest_version(self) -> int:
+        """Highest version ever published, revoked or not; 0 when nothing was."""
         ...
 
     def fetch(self, version: int) -> VersionedWeights:
@@ -37,12 +49,35 @@ class WeightRegistry(Protocol):
         """
         ...
 
-    def publish(self, manifest: Manifest, blob: bytes) -> None:
-        """Stores blob and manifest, then moves the pointer atomically.
+    def fetch_training_state(self, version: int) -> bytes | None:
+        """What the aligner stored beside a version to go on from it; None when there is nothing.
+
+        Raises:
+            WireError: what is stored is not what was published, or too large.
+        """
+        ...
+
+    def publish(self, manifest: Manifest, blob: bytes, training_state: bytes | None = None) -> None:
+        """Stores manifest, blob and training state, then announces the version, in one atomic step.
+
+        A manifest whose state is `candidate` waits for its canary, a `stable` one is for all at once.
 
         Raises:
             StalePublisherError: version or epoch did not grow.
+            DecisionRefusedError: another candidate is being tried, or this content is quarantined.
         """
+        ...
+
+    def decide(self, decision: Decision) -> None:
+        """Carries out a decision and writes it to the audit trail, in one atomic step.
+
+        Raises:
+            DecisionRefusedError: it does not fit what the registry holds now.
+        """
+        ...
+
+    def events(self, limit: int = 100) -> list[RolloutEvent]:
+        """The latest entries of the audit trail, oldest first."""
         ...
 
     def acknowledge(self, replica: str, version: int) -> None:
@@ -54,7 +89,7 @@ class WeightRegistry(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> bool:
-        """Blocks until a hint that the pointer moved, or the timeout; True on a hint."""
+        """Blocks until a hint that the rollout changed, or the timeout; True on a hint."""
         ...
 
     def close(self) -> None: ...

@@ -9,9 +9,10 @@ from ray import serve
 from ray.serve import Application
 
 from actors.aligner import Aligner
-from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE
+from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE, ROLLOUT_CONTROLLER, RemoteReplicas
 from actors.index_host import IndexHost
 from actors.replica import DecodingReplica
+from actors.rollout_controller import RolloutController
 from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
 from services.gateway import Gateway, served_name
@@ -21,6 +22,7 @@ REPLICAS = "DecodingReplica"
 GATEWAY = "Gateway"
 HEALTH_PERIOD_S = 5.0
 STOP_TIMEOUT_S = 10.0
+STATUS_TIMEOUT_S = 10.0
 
 
 def build_application(config: Config, registry: RegistryFactory | None) -> Application:
@@ -60,6 +62,15 @@ def start_aligner(config: Config, registry: RegistryFactory) -> Any:
         name=ALIGNER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
     )
     return aligner.remote(config.model_copy(update={"model": model}), registry)
+
+
+def start_rollout_controller(config: Config, registry: RegistryFactory) -> Any:
+    """The rollout controller as a named actor; Ray starts it again when it dies."""
+    controller = ray.remote(RolloutController).options(
+        name=ROLLOUT_CONTROLLER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=2
+    )
+    replicas = RemoteReplicas(REPLICAS, APPLICATION, STATUS_TIMEOUT_S)
+    return controller.remote(config, registry, replicas.statuses)
 
 
 def start_index_host(open_index: TokenIndexFactory) -> Any:

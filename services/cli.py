@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from evospec.cli import app
+
+if TYPE_CHECKING:
+    from evospec.wire import DecisionKind
 
 weights = typer.Typer(no_args_is_help=True, help="Adapter versions in the weight registry.")
 app.add_typer(weights, name="weights")
@@ -19,6 +22,17 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RegistryOption = Annotated[
     str | None, typer.Option("--registry", metavar="URL", help="Redis or Valkey URL; above registry.url.")
+]
+VersionArgument = Annotated[
+    int, typer.Argument(min=1, max=2**53, help="Version, as `weights list` shows it.")
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Who decides, for the audit trail; default: the login name."),
+]
+ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Why, for the audit trail.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Check it and print what would happen; change nothing.")
 ]
 
 
@@ -80,8 +94,9 @@ def demo(
 def list_weights(
     config: ConfigOption = None, registry: RegistryOption = None, json_output: JsonOption = False
 ) -> None:
-    """List the versions that the registry keeps, and which one each replica runs."""
-    from services.weights_command import read_overview, registry_settings, show_overview
+    """List the versions that the registry keeps, which ones are stable and on trial, and who runs what."""
+    from services.weights_command import read_overview, registry_settings
+    from services.weights_view import show_overview
 
     overview = read_overview(registry_settings(config, registry))
     if json_output:
@@ -92,19 +107,100 @@ def list_weights(
 
 @weights.command("show")
 def show_weights(
-    version: Annotated[int, typer.Argument(help="Version, as `weights list` shows it.")],
+    version: VersionArgument,
     config: ConfigOption = None,
     registry: RegistryOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Show a version's manifest: where it comes from, what it holds, how it was judged."""
-    from services.weights_command import registry_settings, show_version, version_manifest
+    from services.weights_command import registry_settings, version_manifest
+    from services.weights_view import show_version
 
     manifest = version_manifest(registry_settings(config, registry), version)
     if json_output:
         typer.echo(manifest.to_json())
     else:
         show_version(manifest)
+
+
+@weights.command("log")
+def log_weights(
+    limit: Annotated[int, typer.Option(min=1, help="Latest entries to print.")] = 50,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Print the audit trail: what was published and decided, when, by whom, and why."""
+    from services.weights_command import read_log, registry_settings
+    from services.weights_view import show_log
+
+    events = read_log(registry_settings(config, registry), limit)
+    if json_output:
+        typer.echo(json.dumps([event.model_dump() for event in events], indent=2))
+    else:
+        show_log(events)
+
+
+@weights.command("promote")
+def promote_weights(
+    version: VersionArgument,
+    reason: ReasonOption = "",
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a version stable, for all replicas, whatever its canary has shown so far."""
+    _decide("promote", version, reason, by, dry_run, config, registry, json_output)
+
+
+@weights.command("revoke")
+def revoke_weights(
+    version: VersionArgument,
+    reason: ReasonOption,
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Withdraw a version and quarantine its content: the same weights are never accepted again."""
+    _decide("revoke", version, reason, by, dry_run, config, registry, json_output)
+
+
+@weights.command("rollback")
+def roll_back_weights(
+    version: Annotated[
+        int, typer.Argument(min=0, max=2**53, help="Version to go back to; 0 is the base drafter.")
+    ],
+    reason: ReasonOption,
+    by: ByOption = None,
+    dry_run: DryRunOption = False,
+    config: ConfigOption = None,
+    registry: RegistryOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Make an earlier version stable again, and revoke all later ones."""
+    _decide("rollback", version, reason, by, dry_run, config, registry, json_output)
+
+
+def _decide(
+    kind: DecisionKind,
+    version: int,
+    reason: str,
+    by: str | None,
+    dry_run: bool,
+    config: Path | None,
+    registry: str | None,
+    json_output: bool,
+) -> None:
+    from evospec.wire import Decision
+    from services.weights_command import decide, login_name, registry_settings
+
+    decision = Decision(kind=kind, version=version, by=by or login_name(), reason=reason)
+    outcome = decide(registry_settings(config, registry), decision, dry_run=dry_run)
+    typer.echo(json.dumps(outcome.as_dict(), indent=2) if json_output else outcome)
 
 
 def main() -> None:

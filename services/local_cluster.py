@@ -16,12 +16,13 @@ from evospec.models.inspection import TargetCard
 from evospec.ports import RegistryFactory, WeightRegistry
 from services import preflight
 from services.ray_runtime import ClusterError, LocalRay, own_error
-from services.registry import open_registry
+from services.registry import open_registry, open_replica_registry
 from services.token_index import open_token_index
 from services.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
     from actors.aligner import AlignerStatus
+    from actors.rollout_controller import RolloutStatus
     from actors.status import ReplicaStatus
 
 CALL_TIMEOUT_S = 60.0
@@ -29,7 +30,7 @@ STOP_TIMEOUT_S = 30.0
 
 
 class LocalCluster:
-    """Ray, registry, token index, aligner, replicas and gateway, as a context manager.
+    """Ray, registry, token index, aligner, replicas, gateway and rollout controller, as a context manager.
 
     `start` checks the configuration before it starts anything. Whatever happens after
     that, `stop` ends all that was started.
@@ -46,6 +47,7 @@ class LocalCluster:
         self._ray = LocalRay()
         self._registry: WeightRegistry | None = None
         self._aligner: Any = None
+        self._controller: Any = None
         self._index: Any = None
 
     def __enter__(self) -> LocalCluster:
@@ -87,7 +89,7 @@ class LocalCluster:
     def stop(self) -> None:
         """Ends everything; may be called twice, and while `start` is interrupted."""
         self._started.close()
-        self._registry = self._aligner = self._index = None
+        self._registry = self._aligner = self._controller = self._index = None
 
     def replicas(self) -> list[ReplicaStatus]:
         """Status of each replica that takes traffic."""
@@ -103,6 +105,10 @@ class LocalCluster:
         """Status of the aligner; None where alignment is off."""
         return None if self._aligner is None else _call(self._aligner.status.remote())
 
+    def rollout(self) -> RolloutStatus | None:
+        """Status of the rollout controller; None where versions reach all replicas at once."""
+        return None if self._controller is None else _call(self._controller.status.remote())
+
     def index_points(self) -> int:
         """Points in the token index; 0 where it is off."""
         return 0 if self._index is None else _call(self._index.count.remote())
@@ -113,7 +119,7 @@ class LocalCluster:
 
     def _start(self, target: TargetCard) -> None:
         self._fill_in()
-        registry = self._open_registry()
+        self._open_registry()
         serving = self._config.serve
         self._started.callback(self._ray.stop)
         self._ray.start(
@@ -122,8 +128,9 @@ class LocalCluster:
             verbose=self._verbose,
         )
         self._started.callback(self._wind_down)
-        self._start_actors(target, registry)
-        self._run_application(registry)
+        self._start_actors(target)
+        self._run_application()
+        self._start_rollouts()
         self._wait_until_served()
 
     def _fill_in(self) -> None:
@@ -132,12 +139,12 @@ class LocalCluster:
         model = config.model.model_copy(update={"threads": preflight.threads_per_replica(config)})
         self._config = config.model_copy(update={"serve": serving, "model": model})
 
-    def _open_registry(self) -> RegistryFactory | None:
+    def _open_registry(self) -> None:
         """The registry that is configured, or an embedded one where the aligner needs it."""
         settings = self._config.registry
         if settings.url is None:
             if not self._aligns:
-                return None
+                return
             server = EmbeddedValkey()
             self._started.callback(server.stop)
             server.start()
@@ -146,18 +153,25 @@ class LocalCluster:
         registry = open_registry(settings)
         self._started.callback(registry.close)
         self._registry = registry
-        return functools.partial(open_registry, settings)
 
     @property
     def _aligns(self) -> bool:
         return self._config.alignment.enabled and self._config.model.drafter is not None
 
-    def _start_actors(self, target: TargetCard, registry: RegistryFactory | None) -> None:
+    @property
+    def _rolls_out(self) -> bool:
+        """Whether versions go through a canary here."""
+        follows = self._registry is not None and self._config.model.drafter is not None
+        return follows and self._config.rollout.canary
+
+    def _start_actors(self, target: TargetCard) -> None:
         # Ray reads its environment on import: not before `LocalRay.start` has set it.
         from services.app import start_aligner, start_index_host
 
-        if self._aligns and registry is not None:
-            self._aligner = start_aligner(self._config, registry)
+        if self._aligns and self._registry is not None:
+            self._aligner = start_aligner(
+                self._config, functools.partial(open_registry, self._config.registry)
+            )
         if self._config.semantic.enabled and self._config.model.drafter is not None:
             self._index = start_index_host(
                 functools.partial(
@@ -165,13 +179,16 @@ class LocalCluster:
                 )
             )
 
-    def _run_application(self, registry: RegistryFactory | None) -> None:
+    def _run_application(self) -> None:
         from ray import serve
         from ray.serve.schema import LoggingConfig
 
         from services.app import APPLICATION, build_application
 
         serving = self._config.serve
+        registry: RegistryFactory | None = None
+        if self._registry is not None:
+            registry = functools.partial(open_replica_registry, self._config.registry)
         quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
         serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
@@ -179,6 +196,15 @@ class LocalCluster:
             serve.run(build_application(self._config, registry), name=APPLICATION, logging_config=quiet)
         except RuntimeError as error:
             raise own_error(f"{error}\n{_deployment_messages()}") from error
+
+    def _start_rollouts(self) -> None:
+        """After the replicas, which it asks."""
+        from services.app import start_rollout_controller
+
+        if self._rolls_out:
+            self._controller = start_rollout_controller(
+                self._config, functools.partial(open_registry, self._config.registry)
+            )
 
     def _wind_down(self) -> None:
         """Drains the replicas, and closes an embedded index on disk rather than killing its owner."""
@@ -194,6 +220,7 @@ class LocalCluster:
     def _wait_until_served(self) -> None:
         """The actors load beside the replicas; what keeps one from working is told now."""
         self.aligner()
+        self.rollout()
         self.index_points()
         try:
             # This machine's address is not for a proxy that the environment may name.

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
+
+from redis.commands.core import Script
 
 from evospec.config import RegistryConfig
-from evospec.errors import RegistryError, StalePublisherError, WireError
-from evospec.wire import Manifest, VersionedWeights
-from services.redis_connection import connect, redis_errors
-from services.registry_keys import Keys
-from services.registry_script import PUBLISH
-from services.urls import redact
-from services.wakeup import WakeupListener
+from evospec.errors import DecisionRefusedError, RegistryError, WireError
+from evospec.wire import Decision, Manifest
+from services.registry_answer import (
+    DONE,
+    Answer,
+    names_no_replica,
+    refused_decision,
+    refused_publication,
+    verb,
+)
+from services.registry_contents import MAX_MANIFEST_BYTES, digest_of, seal_of
+from services.registry_reader import RegistryReader
+from services.registry_script import DECIDE, PUBLISH
 
-CONTROL_TIMEOUT_S = 5.0
-BLOB_TIMEOUT_S = 60.0  # redis-py counts it for the whole of one send
 STAGED_EXPIRES_S = 600  # what a publisher that died half-way leaves behind
 MAX_EVENTS = 1000
-MAX_MANIFEST_BYTES = 1 << 20
+MAX_QUARANTINED = 1000
+POINTER_KEYS = ("rollout", "versions", "events", "quarantine", "epoch")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Answer of the publish script: `published`, `stale` or `expired`, and where the registry is."""
-
-    outcome: str
-    current: int
-    epoch: int
-
-
-class RedisWeightRegistry:
-    """`evospec.ports.WeightRegistry` on a Redis or Valkey server.
-
-    Safe for threads; `wait` serves one thread at a time. Every server error is a
-    RegistryError of one line; connections are made again by themselves.
-    """
+class RedisWeightRegistry(RegistryReader):
+    """`evospec.ports.WeightRegistry` on a Redis or Valkey server."""
 
     def __init__(
         self,
@@ -45,182 +41,142 @@ class RedisWeightRegistry:
         keep_versions: int = 8,
         max_blob_bytes: int = 256 << 20,
         signing_key: str | None = None,
+        setting: str = "registry.url",
     ) -> None:
         """Connects lazily: the first command meets the server.
 
         Args:
-            url: `redis://`, `rediss://` or `unix://`.
-            keep_versions: newest versions that stay; older ones are deleted on publish.
-            max_blob_bytes: larger blobs are neither published nor read.
+            url: one of the forms that `services.redis_connection.connect` lists.
+            keep_versions: newest versions that stay, beside the stable one and the candidate;
+                older ones are deleted on publish.
+            max_blob_bytes: larger blobs and training states are neither published nor read.
             signing_key: HMAC key: manifests are signed with it and refused without its signature.
+            setting: option that the URL comes from, for messages.
 
         Raises:
             RegistryError: the URL cannot be read, or `keep_versions` is below 1.
         """
         if keep_versions < 1:
             raise RegistryError(f"registry.keep_versions is {keep_versions}: keep at least one version")
-        self._address = redact(url)
-        self._keys = Keys(namespace)
+        super().__init__(
+            url, namespace=namespace, max_blob_bytes=max_blob_bytes, signing_key=signing_key, setting=setting
+        )
         self._keep_versions = keep_versions
-        self._max_blob_bytes = max_blob_bytes
-        self._signing_key = signing_key
-        self._control = connect(url, socket_timeout_s=CONTROL_TIMEOUT_S)
-        self._blobs = connect(url, socket_timeout_s=BLOB_TIMEOUT_S)
         self._publish = self._control.register_script(PUBLISH)
-        self._wakeups = WakeupListener(self._control, self._keys["wakeup"], self._address)
-
-    def __repr__(self) -> str:
-        return f"RedisWeightRegistry({self._address}, namespace={self._keys.namespace!r})"
-
-    def ping(self) -> None:
-        """Raises RegistryError unless the server answers."""
-        with redis_errors(self._address, "open the weight registry"):
-            self._control.ping()
+        self._decide = self._control.register_script(DECIDE)
 
     def acquire_epoch(self) -> int:
-        with redis_errors(self._address, "acquire a publisher epoch"):
+        """Returns a publisher epoch greater than any before it; older ones can publish no more."""
+        with self._errors("acquire a publisher epoch"):
             return int(self._control.incr(self._keys["epoch"]))
 
-    def current_version(self) -> int:
-        with redis_errors(self._address, "read the current version"):
-            raw = self._control.get(self._keys["current"])
-        return 0 if raw is None else self._number(raw, self._keys["current"])
+    def publish(self, manifest: Manifest, blob: bytes, training_state: bytes | None = None) -> None:
+        """Stores the version and announces it, in one atomic step.
 
-    def fetch(self, version: int) -> VersionedWeights:
-        """Manifest and blob of `version`, verified.
+        A stable version is for all at once; a candidate that it overtakes waits no longer.
 
         Raises:
-            RegistryError: the server is away, or has no such version (any more).
-            WireError: what is stored is too large, damaged, not signed as configured,
-                or the manifest of another version.
+            WireError: `manifest` does not describe `blob`, or can't be read back.
+            RegistryError: something is above its size limit, or the server is away.
+            StalePublisherError: a version at least as high was published, or a newer epoch acquired.
+            DecisionRefusedError: another candidate is being tried, the content is quarantined, or the
+                state is neither `candidate` nor `stable`.
         """
-        blob_key, manifest_key = self._keys.blob(version), self._keys.manifest(version)
-        with redis_errors(self._address, f"fetch version {version}"):
-            _check_size(version, "blob", self._control.strlen(blob_key), self._max_blob_bytes)
-            _check_size(version, "manifest", self._control.strlen(manifest_key), MAX_MANIFEST_BYTES)
-            blob, manifest_json = self._blobs.mget(blob_key, manifest_key)
-        if not isinstance(blob, bytes) or manifest_json is None:
-            raise RegistryError(
-                f"version {version} is not in {self._address}: it was trimmed, or the server was flushed; "
-                "read the current version again"
-            )
-        manifest = Manifest.from_json(manifest_json)
-        if manifest.version != version:
-            raise WireError(f"version {version}: its manifest is that of version {manifest.version}")
-        manifest.verify(blob, self._signing_key)
-        return VersionedWeights(manifest=manifest, blob=blob)
-
-    def manifests(self) -> list[Manifest]:
-        """Manifests of the versions kept, oldest first; their blobs are neither read nor checked.
-
-        Raises:
-            RegistryError: the server is away.
-            WireError: a manifest is damaged.
-        """
-        with redis_errors(self._address, "list the versions"):
-            versions = self._control.zrange(self._keys["versions"], 0, -1)
-            names = [
-                self._keys.manifest(int(version)) for version in versions if isinstance(version, bytes | str)
-            ]
-            stored = self._control.mget(names) if names else []
-        # One that was trimmed between the two commands is gone.
-        return [Manifest.from_json(manifest) for manifest in stored if manifest is not None]
-
-    def publish(self, manifest: Manifest, blob: bytes) -> None:
-        """Stores the version and moves the pointer to it, in one atomic step.
-
-        Raises:
-            WireError: `manifest` does not describe `blob`, or holds NaN.
-            RegistryError: the blob is above the size limit, or the server is away.
-            StalePublisherError: a version at least as high is current, or a newer
-                epoch was acquired.
-        """
-        manifest.verify(blob, None)
-        Manifest.from_json(manifest.to_json())  # what can't be read back must not be published
-        if len(blob) > self._max_blob_bytes:
-            raise RegistryError(
-                f"version {manifest.version} has {len(blob)} bytes, more than registry.max_blob_mb allows "
-                f"({self._max_blob_bytes} bytes): raise it or publish a smaller adapter"
-            )
+        self._check_publishable(manifest, blob, training_state)
         if self._signing_key is not None:
             manifest = manifest.signed(self._signing_key)
         token = uuid.uuid4().hex
-        staged = self._keys[f"staged:{token}"]
-        with redis_errors(self._address, f"publish version {manifest.version}"):
-            # Staged first: two publishers of one version can't overwrite each other's blob.
-            self._blobs.set(staged, blob, ex=STAGED_EXPIRES_S)
-            attempt = self._move_pointer(manifest, token, staged)
-        if attempt.outcome == "stale":
-            raise StalePublisherError(
-                f"version {manifest.version} of epoch {manifest.epoch} was refused: {self._address} is at "
-                f"version {attempt.current}, epoch {attempt.epoch}; another publisher took over: acquire an "
-                "epoch and go on from the current version"
-            )
-        if attempt.outcome == "expired":
-            raise RegistryError(
-                f"version {manifest.version} was not published: its blob vanished from {self._address} "
-                "before the pointer moved; publish again"
-            )
+        # Staged first: two publishers of one version can't overwrite each other's bytes.
+        with self._errors(f"publish version {manifest.version}"):
+            self._blobs.set(self._staged(token), blob, ex=STAGED_EXPIRES_S)
+            if training_state is not None:
+                self._blobs.set(self._staged_training(token), training_state, ex=STAGED_EXPIRES_S)
+            answer = self._announce(manifest, token, training_state)
+        if answer.outcome != DONE:
+            raise refused_publication(manifest, answer, self._address)
 
-    def acknowledge(self, replica: str, version: int) -> None:
-        with redis_errors(self._address, f"acknowledge version {version}"):
-            self._control.hset(self._keys["acknowledgements"], replica, version)
+    def decide(self, decision: Decision) -> None:
+        """Carries out a decision and writes it to the audit trail, in one atomic step.
 
-    def acknowledgements(self) -> dict[str, int]:
-        """Version last acknowledged by each replica.
+        What holds already is not carried out, nor written down, again.
 
-        A replica more than `keep_versions` versions behind is left out at the next
-        publication, so that replicas long gone don't add up.
+        Raises:
+            RegistryError: the server is away.
+            DecisionRefusedError: it does not fit what the registry holds now.
         """
-        key = self._keys["acknowledgements"]
-        with redis_errors(self._address, "read the acknowledgements"):
-            seen = self._control.hgetall(key)
-        return {_text(replica): self._number(version, key) for replica, version in seen.items()}
+        if decision.kind == "canary" and not decision.replicas:
+            raise names_no_replica(decision)
+        with self._errors(verb(decision)):
+            answer = self._run(
+                self._decide,
+                uuid.uuid4().hex,
+                args=[
+                    decision.kind,
+                    decision.version,
+                    json.dumps(sorted(set(decision.replicas))),
+                    decision.by,
+                    decision.reason,
+                    MAX_QUARANTINED,
+                ],
+            )
+        if answer.outcome != DONE:
+            raise refused_decision(decision, answer, self._address)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Blocks until a hint that the pointer moved; see `WakeupListener.wait`.
+    def _check_publishable(self, manifest: Manifest, blob: bytes, training_state: bytes | None) -> None:
+        manifest.verify(blob, None)
+        Manifest.from_json(manifest.to_json())  # what can't be read back must not be published
+        if manifest.state not in ("candidate", "stable"):
+            raise DecisionRefusedError(
+                f"version {manifest.version} is marked {manifest.state}: publish it as candidate or stable"
+            )
+        sizes = {"blob": len(blob), "training state": len(training_state or b"")}
+        for what, size in sizes.items():
+            if size > self._max_blob_bytes:
+                raise RegistryError(
+                    f"version {manifest.version}: its {what} has {size} bytes, more than "
+                    f"registry.max_blob_mb allows ({self._max_blob_bytes} bytes): raise it or publish a "
+                    "smaller adapter"
+                )
+        if len(manifest.to_json().encode()) > MAX_MANIFEST_BYTES:
+            raise WireError(
+                f"version {manifest.version}: its manifest is larger than {MAX_MANIFEST_BYTES} bytes"
+            )
 
-        A server that is away costs the timeout, not an exception: the caller polls next.
-        """
-        return self._wakeups.wait(timeout_s)
-
-    def close(self) -> None:
-        self._wakeups.close()
-        self._control.close()
-        self._blobs.close()
-
-    def _move_pointer(self, manifest: Manifest, token: str, staged: str) -> Attempt:
-        keys = self._keys
-        names = ("current", "epoch", "versions", "events", "acknowledgements", "receipt")
-        outcome, current, epoch = self._publish(
-            keys=[
-                *(keys[name] for name in names),
-                keys.manifest(manifest.version),
-                keys.blob(manifest.version),
-                staged,
-            ],
+    def _announce(self, manifest: Manifest, token: str, training_state: bytes | None) -> Answer:
+        written = manifest.to_json()
+        key = self._signing_key
+        return self._run(
+            self._publish,
+            token,
+            keys=[self._keys["acknowledgements"], self._staged(token), self._staged_training(token)],
             args=[
                 manifest.version,
                 manifest.epoch,
-                manifest.to_json(),
-                token,
-                self._keep_versions,
-                MAX_EVENTS,
-                keys["m:"],
-                keys["w:"],
-                keys["wakeup"],
+                manifest.state,
+                f"publisher of epoch {manifest.epoch}",
+                written,
+                digest_of(written),
                 manifest.sha256,
+                "" if training_state is None else seal_of(manifest.version, training_state, key),
+                self._keep_versions,
             ],
         )
-        return Attempt(_text(outcome), int(current), int(epoch))
 
-    def _number(self, raw: bytes | str, key: str) -> int:
-        try:
-            return int(raw)
-        except ValueError:
-            raise RegistryError(
-                f"{key} in {self._address} holds {raw!r}, not a version: another program uses the namespace"
-            ) from None
+    def _run(
+        self, script: Script, receipt: str, *, args: Sequence[str | int], keys: Sequence[str] = ()
+    ) -> Answer:
+        """Runs a script with the arguments that both share before its own."""
+        reply: Any = script(
+            keys=[*(self._keys[name] for name in POINTER_KEYS), *keys],
+            args=[self._keys[""], self._keys["wakeup"], receipt, MAX_EVENTS, *args],
+        )
+        return Answer.read(self._address, reply)
+
+    def _staged(self, token: str) -> str:
+        return self._keys[f"staged:{token}"]
+
+    def _staged_training(self, token: str) -> str:
+        return self._keys[f"staged:{token}:t"]
 
 
 def open_registry(config: RegistryConfig) -> RedisWeightRegistry:
@@ -231,17 +187,35 @@ def open_registry(config: RegistryConfig) -> RedisWeightRegistry:
     Raises:
         RegistryError: no URL is set, or the server is not reachable.
     """
-    if config.url is None:
+    return _open(config, config.url, "registry.url")
+
+
+def open_replica_registry(config: RegistryConfig) -> RedisWeightRegistry:
+    """Opens the same registry as replicas do: at `replica_url`, whose user only reads, where it is set.
+
+    Publishing and deciding are then refused by the server. Pickles as `open_registry` does.
+
+    Raises:
+        RegistryError: no URL is set, or the server is not reachable.
+    """
+    if config.replica_url is None:
+        return open_registry(config)
+    return _open(config, config.replica_url, "registry.replica_url")
+
+
+def _open(config: RegistryConfig, url: str | None, setting: str) -> RedisWeightRegistry:
+    if url is None:
         raise RegistryError(
-            "registry.url is not set: name a Redis or Valkey server, or start one with "
+            f"{setting} is not set: name a Redis or Valkey server, or start one with "
             "services.valkey.EmbeddedValkey and use its url"
         )
     registry = RedisWeightRegistry(
-        config.url,
+        url,
         namespace=config.namespace,
         keep_versions=config.keep_versions,
         max_blob_bytes=int(config.max_blob_mb * 2**20),
         signing_key=config.signing_key,
+        setting=setting,
     )
     try:
         registry.ping()
@@ -249,12 +223,3 @@ def open_registry(config: RegistryConfig) -> RedisWeightRegistry:
         registry.close()
         raise
     return registry
-
-
-def _check_size(version: int, what: str, length: int, limit: int) -> None:
-    if length > limit:
-        raise WireError(f"version {version}: its {what} has {length} bytes, at most {limit} are read")
-
-
-def _text(raw: bytes | str) -> str:
-    return raw.decode() if isinstance(raw, bytes) else raw

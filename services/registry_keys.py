@@ -1,14 +1,16 @@
 """Names of what the weight registry stores, all below one namespace.
 
+{namespace}:rollout            hash: serial, stable, candidate, canary (JSON list), newest version
 {namespace}:w:{version}        blob (safetensors bytes), immutable
-{namespace}:m:{version}        manifest (JSON)
-{namespace}:current            the pointer: version that replicas should run
-{namespace}:epoch              newest publisher epoch
+{namespace}:t:{version}        training state, where the publisher stored one, immutable
+{namespace}:m:{version}        hash: manifest (JSON), digest of it, sha256 of the blob, seal of the
+                               training state (all immutable), and state, which decisions change
 {namespace}:versions           sorted set of the versions kept
-{namespace}:events             capped stream of what was published
+{namespace}:epoch              newest publisher epoch
+{namespace}:quarantine         sorted set of the blobs' SHA-256 that were revoked, latest last
+{namespace}:events             capped stream: the audit trail
 {namespace}:acknowledgements   hash: replica -> version it decodes with
-{namespace}:receipt            token of the publication that set the pointer
-{namespace}:staged:{token}     blob on its way in, expires by itself
+{namespace}:staged:{token}     blob on its way in, expires by itself; {token}:t its training state
 {namespace}:wakeup             pub/sub channel
 """
 
@@ -23,11 +25,14 @@ class Keys:
 
     namespace: str
 
-    def __getitem__(self, name: str | int) -> str:
+    def __getitem__(self, name: str) -> str:
         return f"{self.namespace}:{name}"
 
     def blob(self, version: int) -> str:
         return f"{self.namespace}:w:{version}"
 
-    def manifest(self, version: int) -> str:
+    def training_state(self, version: int) -> str:
+        return f"{self.namespace}:t:{version}"
+
+    def record(self, version: int) -> str:
         return f"{self.namespace}:m:{version}"

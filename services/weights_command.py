@@ -1,36 +1,40 @@
-"""`evospec weights`: what the registry holds, for people and for programs."""
+"""What `evospec weights` does: reads the registry, and has it carry out an operator's decisions."""
 
 from __future__ import annotations
 
+import getpass
 import json
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from evospec.config import RegistryConfig
-from evospec.errors import RegistryError
-from evospec.wire import Manifest
+from evospec.errors import EvoSpecError, RegistryError, WireError
+from evospec.wire import Decision, Manifest, Rollout, RolloutEvent, VersionState
 from services.registry import RedisWeightRegistry, open_registry
+from services.rollout_preview import Holdings, Outcome, preview
 from services.settings import load_config
+from services.urls import redact
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
     """State of a registry; `replicas` maps each replica to the version it acknowledged."""
 
-    current: int
+    rollout: Rollout
     manifests: tuple[Manifest, ...]
     replicas: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "current": self.current,
+            "stable": self.rollout.stable,
+            "candidate": self.rollout.candidate,
+            "canary": sorted(self.rollout.canary),
             "versions": [json.loads(manifest.to_json()) for manifest in self.manifests],
             "replicas": self.replicas,
         }
@@ -51,9 +55,17 @@ def registry_settings(file: Path | None, url: str | None) -> RegistryConfig:
     return settings
 
 
+def login_name() -> str:
+    """Raises EvoSpecError where the system knows none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        raise EvoSpecError("who decides can't be told from the login: give --by NAME") from None
+
+
 def read_overview(settings: RegistryConfig) -> Overview:
     with _opened(settings) as registry:
-        return Overview(registry.current_version(), tuple(registry.manifests()), registry.acknowledgements())
+        return Overview(registry.rollout(), tuple(registry.manifests()), registry.acknowledgements())
 
 
 def version_manifest(settings: RegistryConfig, version: int) -> Manifest:
@@ -66,52 +78,63 @@ def version_manifest(settings: RegistryConfig, version: int) -> Manifest:
     return manifests[version]
 
 
-def show_overview(overview: Overview) -> None:
-    table = Table("version", "state", "acceptance length", "parent", "epoch", "size", "published", "replicas")
-    for manifest in reversed(overview.manifests):
-        current = manifest.version == overview.current
-        table.add_row(
-            f"{manifest.version}{' *' if current else ''}",
-            manifest.state,
-            _gate(manifest),
-            str(manifest.parent),
-            str(manifest.epoch),
-            f"{manifest.length / 2**20:.1f} MiB",
-            _date(manifest),
-            ", ".join(name for name, version in overview.replicas.items() if version == manifest.version),
-        )
-    console = Console()
-    console.print(table)
-    console.print("* current" if overview.current else "nothing was published: replicas run the base drafter")
+def read_log(settings: RegistryConfig, limit: int) -> list[RolloutEvent]:
+    """The latest entries of the audit trail, oldest first."""
+    with _opened(settings) as registry:
+        return registry.events(limit)
 
 
-def show_version(manifest: Manifest) -> None:
-    table = Table("", "", show_header=False)
-    table.add_row("version", f"{manifest.version} (parent {manifest.parent}, epoch {manifest.epoch})")
-    table.add_row("state", manifest.state)
-    table.add_row("published", _date(manifest))
-    table.add_row("target", manifest.fingerprints.target)
-    table.add_row("drafter", manifest.fingerprints.drafter)
-    table.add_row("tokenizer", manifest.fingerprints.tokenizer)
-    table.add_row("sha256", manifest.sha256)
-    table.add_row("signed", "yes" if manifest.signature else "no")
-    table.add_row("length", f"{manifest.length} bytes")
-    for name, value in sorted(manifest.metrics.items()):
-        table.add_row(name, f"{value:g}")
-    for spec in manifest.tensors:
-        table.add_row(spec.name, f"{spec.dtype} {list(spec.shape)}")
-    Console().print(table)
+def decide(settings: RegistryConfig, decision: Decision, *, dry_run: bool) -> Outcome:
+    """Has the registry carry out a decision or, in a dry run, says what would come of it.
+
+    Raises:
+        RegistryError: the server is away.
+        DecisionRefusedError: it does not fit what the registry holds.
+        WireError: the version to go to is damaged.
+    """
+    with _opened(settings) as registry:
+        _check_intact(registry, decision)
+        if dry_run:
+            before = Holdings(registry.rollout(), _states(registry))
+            address = redact(str(settings.url))
+            after = preview(decision, before, lambda version: _is_there(registry, version), address)
+        else:
+            before = _readable_holdings(registry)
+            registry.decide(decision)
+            after = _readable_holdings(registry)
+        return Outcome(decision, before, after, registry.acknowledgements(), dry_run)
 
 
-def _gate(manifest: Manifest) -> str:
-    metrics = manifest.metrics
-    if "acceptance_length" not in metrics or "parent_acceptance_length" not in metrics:
-        return ""
-    return f"{metrics['parent_acceptance_length']:.3f} → {metrics['acceptance_length']:.3f}"
+def _states(registry: RedisWeightRegistry) -> dict[int, VersionState]:
+    return {manifest.version: manifest.state for manifest in registry.manifests()}
 
 
-def _date(manifest: Manifest) -> str:
-    return datetime.fromtimestamp(manifest.created, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _readable_holdings(registry: RedisWeightRegistry) -> Holdings:
+    """For the report only: no damaged manifest keeps an operator from rolling back."""
+    try:
+        states = _states(registry)
+    except WireError as error:
+        logger.warning("not all states can be told: %s", error)
+        states = {}
+    return Holdings(registry.rollout(), states)
+
+
+def _check_intact(registry: RedisWeightRegistry, decision: Decision) -> None:
+    """Raises WireError when all replicas would be sent to a version that none of them can load."""
+    if decision.kind in ("promote", "rollback") and decision.version:
+        with suppress(RegistryError):  # of what is missing, or of a server that is away, `decide` speaks
+            registry.fetch(decision.version)
+
+
+def _is_there(registry: RedisWeightRegistry, version: int) -> bool:
+    """Whether the registry has the version's bytes, be they damaged."""
+    try:
+        registry.fetch(version)
+    except RegistryError:
+        return False
+    except WireError:
+        return True
+    return True
 
 
 @contextmanager

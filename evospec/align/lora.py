@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from evospec.errors import WireError
-from evospec.models.adapter import LORA_A, LORA_B, AdapterWeights, adapted_linears
+from evospec.models.adapter import LORA_A, LORA_B, AdapterWeights, adapted_linears, delta_limits
 from evospec.models.drafter import Drafter
 
 
@@ -36,8 +35,8 @@ class Lora:
     A starts random and B zero, so training starts at the base. The scale alpha / rank
     is folded into B wherever weights leave this class.
 
-    This is one way to adapt; what a trainer needs of any is `parameters`, `merged`,
-    `export` and `load`.
+    This is one way to adapt; what a trainer needs of any is `named_parameters`,
+    `merged`, `export` and `load`.
     """
 
     def __init__(self, drafter: Drafter, rank: int, alpha: float, seed: int) -> None:
@@ -53,10 +52,13 @@ class Lora:
             )
         self.reset()
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        for pair in self._pairs.values():
-            yield pair.a
-            yield pair.b
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """By the name of the exported tensor, in an order that never changes."""
+        parameters: dict[str, nn.Parameter] = {}
+        for name, pair in self._pairs.items():
+            parameters[name + LORA_A] = pair.a
+            parameters[name + LORA_B] = pair.b
+        return parameters
 
     @torch.no_grad()
     def reset(self) -> None:
@@ -87,9 +89,11 @@ class Lora:
         """Continues from an exported adapter; linears it does not name start at the base.
 
         Raises:
-            WireError: it does not fit the drafter or has another rank. Nothing is changed then.
+            WireError: it does not fit the drafter, is absurdly large or has another rank. Nothing is
+                changed then.
         """
         adapter.check(self._base)
+        adapter.check_norms(delta_limits(self._base))
         names = adapter.linear_names()
         for name in names:
             rank, expected = adapter.tensors[name + LORA_A].shape[0], self._pairs[name].a.shape[0]

@@ -7,11 +7,17 @@ from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from evospec.align.degenerate import is_degenerate
+from evospec.align.random_state import RandomState
 from evospec.align.trace import Trace
+from evospec.wire import Record
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 RECENT_SHARE = 0.25
 _OBJECT_BYTES = 2048  # Python objects around the arrays: they count when traces are tiny
@@ -36,6 +42,23 @@ class ReplayCounts:
     unscored: int = 0
     evicted: int = 0
     discarded: int = 0
+
+
+class ReplaySummary(Record):
+    """What a buffer went through, without the traces: its successor counts and draws on from there."""
+
+    training: Count
+    held_out: Count
+    degenerate: Count
+    unscored: Count
+    discarded: Count
+    random: RandomState
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> ReplaySummary:
+        if self.discarded > self.training + self.held_out:
+            raise ValueError("more traces were discarded than admitted")
+        return self
 
 
 class Reservoir:
@@ -192,6 +215,31 @@ class ReplayBuffer:
         """Removes traces that turned out to be harmful."""
         identities = {id(trace) for trace in traces}
         self.counts.discarded += self._training.remove(identities) + self._held_out.remove(identities)
+
+    def summary(self) -> ReplaySummary:
+        counts = self.counts
+        return ReplaySummary(
+            training=counts.training,
+            held_out=counts.held_out,
+            degenerate=counts.degenerate,
+            unscored=counts.unscored,
+            discarded=counts.discarded,
+            random=RandomState.of(self._rng),
+        )
+
+    def resume(self, earlier: ReplaySummary) -> None:
+        """Counts on from a buffer that is gone, and draws what it would have drawn next.
+
+        The traces it had are lost, so they count as evicted.
+        """
+        counts = self.counts
+        counts.training += earlier.training
+        counts.held_out += earlier.held_out
+        counts.degenerate += earlier.degenerate
+        counts.unscored += earlier.unscored
+        counts.discarded += earlier.discarded
+        counts.evicted += earlier.training + earlier.held_out - earlier.discarded
+        earlier.random.apply(self._rng)
 
     def _draw_held_out(self) -> bool:
         """Random, yet after n arrivals the held-out ones are within one of holdout * n.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from evospec.align.forward import draft_states
 from evospec.align.gate import GateReport, judge
 from evospec.align.lora import Lora, merge_adapter
 from evospec.align.loss import alignment_loss, candidate_ids
-from evospec.align.replay import ReplayBuffer
+from evospec.align.replay import Admission, ReplayBuffer
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import TraceLimits, decode, encode
+from evospec.align.training_state import TrainingState, read_moments, write_moments
 from evospec.config import AlignmentConfig
 from evospec.errors import EvoSpecError, WireError
 from evospec.models.adapter import AdapterWeights
@@ -94,6 +95,7 @@ class AlignmentTrainer:
         self._gate_steps = max(draft_length, 1)
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
         self._lora = Lora(self._drafter, config.rank, config.alpha, config.seed)
+        self._parameters = self._lora.named_parameters()
         self._optimizer = self._new_optimizer()
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
@@ -121,7 +123,7 @@ class AlignmentTrainer:
         training, held_out = self.replay.training_traces, self.replay.held_out_traces
         return min(training, held_out) > 0 and training + held_out >= self._config.min_traces
 
-    def add(self, trace: Trace | bytes) -> None:
+    def add(self, trace: Trace | bytes) -> Admission:
         """Admits a trace to the replay buffer, or drops it as degenerate; both are counted.
 
         A `Trace` goes through the codec as well: one set of checks, and the buffer owns
@@ -135,7 +137,7 @@ class AlignmentTrainer:
         except WireError:
             self.counts.refused_traces += 1
             raise
-        self.replay.add(checked)
+        return self.replay.add(checked)
 
     def step(self) -> TrainingStep:
         """One optimiser step on a sample of the training traces.
@@ -154,7 +156,7 @@ class AlignmentTrainer:
         loss = self._loss(collate(traces, self._drafter.device))
         loss.backward()
         value = loss.item()
-        norm = clip_grad_norm_(self._lora.parameters(), self._config.max_grad_norm).item()
+        norm = clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
         applied = math.isfinite(value) and math.isfinite(norm)
         if applied:
             self._optimizer.step()
@@ -202,8 +204,12 @@ class AlignmentTrainer:
         self._current = self._candidate
         self._candidate = None
 
+    def renumber(self, version: int) -> None:
+        """The current adapter was published again, as `version`."""
+        self._current = replace(self._current, version=version)
+
     def restore(self, adapter: AdapterWeights) -> None:
-        """Continues from a published version; one without tensors is the base.
+        """Continues from a published version with fresh moments; one without tensors is the base.
 
         Raises:
             WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
@@ -212,6 +218,32 @@ class AlignmentTrainer:
         self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
         self._current = adapter
         self._candidate = None
+
+    def training_state(self, version: int) -> TrainingState:
+        """What another trainer needs beside the adapter of `version` to go on from it as this one does."""
+        counts = self.counts
+        moments = read_moments(self._optimizer, self._parameters)
+        return TrainingState(version, counts.steps, counts.skipped_steps, self.replay.summary(), moments)
+
+    def resume(self, blob: bytes) -> None:
+        """Goes on as the trainer whose training state this is; call it after `restore` of that version.
+
+        Moments are its; counters go on from its. With the same traces the next step is the
+        same bit for bit, provided that alpha / rank, by which adapters are scaled, is a power of two.
+
+        Raises:
+            WireError: not a training state of the current version and these parameters. Nothing is
+                changed then.
+        """
+        state = TrainingState.from_bytes(blob, {name: p.shape for name, p in self._parameters.items()})
+        if state.version != self._current.version:
+            raise WireError(
+                f"training state is that of version {state.version}, not of {self._current.version}"
+            )
+        write_moments(self._optimizer, state.moments, list(self._parameters))
+        self.counts.steps += state.steps
+        self.counts.skipped_steps += state.skipped_steps
+        self.replay.resume(state.replay)
 
     def _loss(self, batch: TraceBatch) -> Tensor:
         states = draft_states(
@@ -223,7 +255,7 @@ class AlignmentTrainer:
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(
-            self._lora.parameters(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
+            self._parameters.values(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
         )
 
 

@@ -24,8 +24,8 @@ from evospec.engine.runner import Runner
 from evospec.engine.scheduler import Scheduler
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats
-from evospec.errors import InvalidRequestError
-from evospec.models.adapter import AdapterSlot, AdapterWeights
+from evospec.errors import InvalidRequestError, WireError
+from evospec.models.adapter import AdapterSlot, AdapterWeights, StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
@@ -120,11 +120,23 @@ class Engine:
         if state is not None:
             state.cancelled = True
 
-    def swap_adapter(self, adapter: AdapterWeights | None) -> None:
-        """Writes an adapter into the drafter (None: the base); call between steps.
+    def stage_adapter(self, adapter: AdapterWeights) -> StagedAdapter:
+        """Checks an adapter and prepares it for `swap_adapter`; any thread may call it, during steps too.
 
         Raises:
-            WireError: it does not fit; the drafter is unchanged.
+            WireError: it does not fit, or there is no drafter.
+        """
+        if self._adapter is None:
+            raise WireError("decoding is plain here: there is no drafter to adapt")
+        return self._adapter.stage(adapter)
+
+    def swap_adapter(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
+        """Writes an adapter into the drafter (None: the base); call between steps.
+
+        Running requests go on; see `AdapterSlot` for what a swap means to them.
+
+        Raises:
+            WireError: it was not staged and does not fit; the drafter is unchanged.
         """
         if self._adapter is None:
             return
@@ -246,7 +258,10 @@ class Engine:
             )
             self._observer.emitted(state, emission, decided, top)
             self._count(emission, nodes)
-            outputs.append(StepOutput(state.request.id, tuple(kept), depths[row], accepted, state.finish))
+            first = bool(depths[row]) and outcome.first[row]
+            outputs.append(
+                StepOutput(state.request.id, tuple(kept), depths[row], accepted, state.finish, first)
+            )
             if state.finish is not None:
                 self._finish(state)
         return outputs

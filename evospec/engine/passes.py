@@ -43,16 +43,26 @@ class Prompted:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A verdict on the host: accepted draft tokens, and tokens [depth + 1], per row."""
+    """A verdict on the host, per row.
+
+    Attributes:
+        accepted: accepted draft tokens.
+        tokens: [depth + 1] each.
+        first: whether the drafter's best guess for the first token was accepted.
+    """
 
     accepted: list[int]
     tokens: list[list[int]]
+    first: list[bool]
 
     @classmethod
     def of(cls, verdict: Verdict) -> Outcome:
         """Waits for the device, once."""
-        rows: list[list[int]] = torch.cat((verdict.accepted[:, None], verdict.tokens), dim=1).tolist()
-        return cls([row[0] for row in rows], [row[1:] for row in rows])
+        # A tree bears its best guess for the first token at place 1.
+        first = verdict.accepted > 0 if verdict.places is None else verdict.places[:, 1] == 1
+        numbers = torch.cat((verdict.accepted[:, None], first[:, None].long(), verdict.tokens), dim=1)
+        rows: list[list[int]] = numbers.tolist()
+        return cls([row[0] for row in rows], [row[2:] for row in rows], [row[1] == 1 for row in rows])
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class StepOutput:
         drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
         accepted: how many of them were accepted.
         finish_reason: set on the request's last output.
+        first_accepted: whether the drafter's best guess for the first token was accepted, which
+            means the same for chains of any length and for trees.
     """
 
     request_id: str
@@ -43,3 +45,4 @@ class StepOutput:
     drafted: int = 0
     accepted: int = 0
     finish_reason: FinishReason | None = None
+    first_accepted: bool = False

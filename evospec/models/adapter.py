@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +15,30 @@ from evospec.models.drafter import Drafter
 
 LORA_A = ".lora_a"
 LORA_B = ".lora_b"
+# Trained deltas are a fraction of the weights they adapt. Whatever is above this many times their
+# norm adapts nothing: it is noise, a unit error or an overflow to come.
+MAX_DELTA = 100.0
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Headers may name dtypes that torch lacks and shapes beyond its integers or strides.
+_UNREADABLE = (SafetensorError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 def adapted_linears(drafter: Drafter) -> dict[str, nn.Linear]:
     """The linear layers an adapter may change, by name."""
     return {name: module for name, module in drafter.named_modules() if isinstance(module, nn.Linear)}
+
+
+def delta_limits(drafter: Drafter) -> dict[str, float]:
+    """Largest Frobenius norm of a delta for each linear layer of a drafter at its base.
+
+    `MAX_DELTA` times the layer's own norm, or times 1 for layers that begin near zero; and no more
+    than what keeps the sum of both finite in the layer's dtype.
+    """
+    limits: dict[str, float] = {}
+    for name, linear in adapted_linears(drafter).items():
+        norm = torch.linalg.vector_norm(linear.weight.detach(), dtype=torch.float32).item()
+        limits[name] = min(MAX_DELTA * max(norm, 1.0), torch.finfo(linear.weight.dtype).max - norm)
+    return limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +58,17 @@ class AdapterWeights:
 
     @classmethod
     def from_bytes(cls, blob: bytes, version: int, drafter: Drafter) -> AdapterWeights:
-        """Raises WireError: not safetensors, unknown names, other shapes, non-finite values."""
+        """Raises WireError: not safetensors, unknown names, other shapes or dtypes, non-finite values."""
         try:
             tensors = load(blob)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        except _UNREADABLE as error:
             raise WireError(f"adapter version {version} is not valid safetensors: {error}") from None
+        for name, tensor in tensors.items():
+            if tensor.dtype not in _DTYPES or tensor.dim() != 2 or not tensor.numel():
+                raise WireError(
+                    f"adapter version {version}: {name[:80]!r} is {tensor.dtype} of shape "
+                    f"{tuple(tensor.shape[:4])}, not a matrix of floats"
+                )
         adapter = cls(version, {name: tensor.float() for name, tensor in tensors.items()})
         adapter.check(drafter)
         return adapter
@@ -53,7 +79,7 @@ class AdapterWeights:
         for name, tensor in self.tensors.items():
             owner, suffix = name[: -len(LORA_A)], name[-len(LORA_A) :]
             if owner not in linears or suffix not in (LORA_A, LORA_B):
-                raise WireError(f"adapter version {self.version}: the drafter has no place for {name}")
+                raise WireError(f"adapter version {self.version}: the drafter has no place for {name[:80]!r}")
             if not torch.isfinite(tensor).all():
                 raise WireError(f"adapter version {self.version}: {name} holds NaN or infinity")
         for name in self.linear_names():
@@ -68,8 +94,43 @@ class AdapterWeights:
                     f"{tuple(b.shape)}, the drafter's layer is {in_size} to {out_size}"
                 )
 
+    def check_norms(self, limits: Mapping[str, float]) -> None:
+        """Raises WireError when a delta is too large to be an adaptation of its layer.
+
+        What is compared is the sum of the norms of the rank-one terms b_k a_k of lora_b @ lora_a.
+        It bounds the delta's Frobenius norm, every entry and, unlike that norm itself, every
+        partial sum: terms that cancel each other on paper need not do so in float32.
+
+        Args:
+            limits: as `delta_limits` gives them for the drafter's base.
+        """
+        for name in self.linear_names():
+            a, b = self.tensors[name + LORA_A].double(), self.tensors[name + LORA_B].double()
+            bound = torch.dot(a.norm(dim=1), b.norm(dim=0)).item()
+            if not bound <= limits[name]:
+                raise WireError(
+                    f"adapter version {self.version}: the delta of {name} has norm {bound:.3g}, "
+                    f"at most {limits[name]:.3g} is an adaptation"
+                )
+
     def linear_names(self) -> list[str]:
         return sorted({name[: -len(LORA_A)] for name in self.tensors})
+
+
+@dataclass(frozen=True, slots=True)
+class StagedAdapter:
+    """An adapter that was checked and is ready to be written.
+
+    `merged` holds base + delta by linear layer, in the drafter's dtype, for a drafter on a CPU; it is
+    empty otherwise.
+    """
+
+    adapter: AdapterWeights
+    merged: dict[str, Tensor]
+
+    @property
+    def version(self) -> int:
+        return self.adapter.version
 
 
 class AdapterSlot:
@@ -77,34 +138,64 @@ class AdapterSlot:
 
     Merging, not adding at run time, makes an adapted drafter cost exactly what
     the base costs. The base weights are kept so that merges never accumulate.
-    Drafter keys cached before a swap stay: they are guesses made by an older
-    version, and the target verifies whatever follows from them.
+
+    Requests in flight across a swap: the caller swaps between cycles, so that a draft is of one
+    version, and the next cycle drafts with the new one, for every request. Drafter keys cached
+    before the swap stay: they are guesses made by an older version, and the target verifies
+    whatever follows from them. What requests get does not depend on it. Each token of a greedy
+    request, and with `sampled_drafts: best` each token of a seeded one, is the same as without the
+    swap, whether the version goes up, down or to the base; with `sampled_drafts: drawn` each token
+    follows the same distribution. Only the number of tokens a cycle yields changes.
     """
 
-    __slots__ = ("_base", "_drafter", "version")
+    __slots__ = ("_adapted", "_base", "_drafter", "_limits", "version")
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
         self._base = {
             name: linear.weight.detach().clone() for name, linear in adapted_linears(drafter).items()
         }
+        self._limits = delta_limits(drafter)
+        self._adapted: frozenset[str] = frozenset()
         self.version = 0
 
     @torch.inference_mode()
-    def swap(self, adapter: AdapterWeights | None) -> None:
+    def stage(self, adapter: AdapterWeights) -> StagedAdapter:
+        """Checks an adapter and prepares what `swap` writes; any thread may call it at any time.
+
+        Only CPUs merge here, where it takes longer than a cycle. On a CUDA device a few products of
+        low rank are left to `swap`: a thread that allocates there while another one captures a graph
+        spoils the capture.
+
+        Raises:
+            WireError: it does not fit the drafter, or its deltas are absurdly large.
+        """
+        adapter.check(self._drafter)
+        adapter.check_norms(self._limits)
+        if self._drafter.device.type != "cpu":
+            return StagedAdapter(adapter, {})
+        return StagedAdapter(adapter, {name: self._merge(adapter, name) for name in adapter.linear_names()})
+
+    @torch.inference_mode()
+    def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
         """Writes base + delta into the weight buffers; None returns to the base.
 
-        Raises WireError before anything is written when the adapter does not fit.
+        Raises WireError before anything is written when the adapter, not staged yet, does not fit.
         """
-        if adapter is not None:
-            adapter.check(self._drafter)
-        tensors = adapter.tensors if adapter is not None else {}
-        for name, linear in adapted_linears(self._drafter).items():
-            base = self._base[name]
-            a, b = tensors.get(name + LORA_A), tensors.get(name + LORA_B)
-            if a is None or b is None:
-                linear.weight.copy_(base)
-                continue
-            delta = b.to(base.device, torch.float32) @ a.to(base.device, torch.float32)
-            linear.weight.copy_((base.float() + delta).to(base.dtype))
-        self.version = adapter.version if adapter is not None else 0
+        if not isinstance(adapter, StagedAdapter):
+            adapter = self.stage(AdapterWeights(0, {}) if adapter is None else adapter)
+        linears = adapted_linears(self._drafter)
+        named = frozenset(adapter.adapter.linear_names())
+        for name in self._adapted - named:
+            linears[name].weight.copy_(self._base[name])
+        for name in named:
+            merged = adapter.merged.get(name)
+            linears[name].weight.copy_(self._merge(adapter.adapter, name) if merged is None else merged)
+        self._adapted = named
+        self.version = adapter.version
+
+    def _merge(self, adapter: AdapterWeights, name: str) -> Tensor:
+        """Base + delta of one layer [out, in], in its dtype; summed in float32."""
+        base = self._base[name]
+        a, b = (adapter.tensors[name + suffix].to(base.device) for suffix in (LORA_A, LORA_B))
+        return (base.float() + b @ a).to(base.dtype)

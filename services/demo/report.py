@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evospec.bench.markdown import machine_lines, settings_table, table
-from services.demo.results import DemoResults, DemoRun
+from services.demo.results import AlignerSummary, ControllerSummary, DemoResults, DemoRun
 
 FILE_NAME = "report.md"
 
@@ -106,11 +106,21 @@ def _versions(results: DemoResults) -> str:
     rows = [(f"v{one.version}", f"{one.time_s:.0f}") for one in results.rollouts]
     parts = [table(("version", "on all replicas after (s)"), rows)] if rows else ["None was rolled out.\n"]
     if results.aligner is not None:
-        aligner = results.aligner
-        parts.append(
-            f"The aligner received {aligner.traces} traces, made {aligner.steps} steps, and judged "
-            f"{aligner.candidates} candidates on traces that it had not learned from: {aligner.published} "
-            f"were published, {aligner.rejected} were not better than the version at hand. "
-            f"The token index holds {results.index_points} contexts.\n"
-        )
+        parts.append(_learned(results.aligner, results.index_points))
+    if results.controller is not None:
+        parts.append(_decided(results.controller))
     return "\n".join(parts)
+
+
+def _learned(aligner: AlignerSummary, index_points: int) -> str:
+    return (
+        f"The aligner received {aligner.traces} traces, made {aligner.steps} steps, and judged "
+        f"{aligner.candidates} candidates on traces that it had not learned from: {aligner.published} "
+        f"were published, {aligner.rejected} were not better than the version at hand. "
+        f"The token index holds {index_points} contexts.\n"
+    )
+
+
+def _decided(controller: ControllerSummary) -> str:
+    text = f"The rollout controller promoted {controller.promoted} and revoked {controller.revoked} of them."
+    return f"{text} Its last verdict is on {controller.verdict}.\n" if controller.verdict else f"{text}\n"

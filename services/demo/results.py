@@ -82,6 +82,14 @@ class AlignerSummary(Record):
     published: int
 
 
+class ControllerSummary(Record):
+    """What the rollout controller decided, and why it last did or did not."""
+
+    promoted: int
+    revoked: int
+    verdict: str
+
+
 class DemoResults(Results):
     """`problems` is empty when the demo did what it is to show."""
 
@@ -90,5 +98,6 @@ class DemoResults(Results):
     timeline: tuple[TimelinePoint, ...]
     rollouts: tuple[Rollout, ...]
     aligner: AlignerSummary | None
+    controller: ControllerSummary | None
     index_points: int
     problems: tuple[str, ...]

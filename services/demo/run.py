@@ -15,13 +15,13 @@ from evospec.bench.command import make_folder
 from evospec.bench.machine import describe_machine, git_commit
 from evospec.bench.prompts import read_prompts
 from evospec.bench.results import shown_name
-from evospec.config import Config
+from evospec.config import Config, RolloutConfig
 from evospec.models.loading import pick_device, pick_dtype, resolve_target
 from services.demo.client import TIMEOUT_S, ChatClient
 from services.demo.display import Display, ReplicaView, View, open_display
 from services.demo.plots import write_plots
 from services.demo.report import headline, write_report
-from services.demo.results import AlignerSummary, DemoResults
+from services.demo.results import AlignerSummary, ControllerSummary, DemoResults
 from services.demo.summary import MIN_VERSIONS, shortcomings, summarise
 from services.demo.timeline import Timeline
 from services.demo.traffic import ROUNDS, Traffic, schedule
@@ -31,11 +31,14 @@ from services.settings import load_config
 
 if TYPE_CHECKING:
     from actors.aligner import AlignerStatus
+    from actors.rollout_controller import RolloutStatus
 
 PROMPTS = Path(__file__).with_name("prompts.jsonl")
 POLL_S = 1.0
 WINDOW_S = 8.0  # of sliding rates
 GRACE_S = 120.0  # after the last answer, for a version that is on its way
+# For two minutes of a request a second, on processors that replicas and aligner share.
+ROLLOUT = RolloutConfig(speed_margin=0.3, min_requests=4, soak_s=5.0, max_minutes=0.5, poll_s=0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,10 @@ class DemoOptions:
             given["model.target"] = self.target
         if self.drafter is not None:
             given["model.drafter"] = self.drafter
-        return load_config(options=given)
+        config = load_config(options=given)
+        if config.rollout == RolloutConfig():
+            return config.model_copy(update={"rollout": ROLLOUT})
+        return config
 
 
 @dataclass(slots=True)
@@ -66,6 +72,7 @@ class Observed:
     traffic: Traffic
     timeline: Timeline = field(default_factory=Timeline)
     aligner: AlignerStatus | None = None
+    rollout: RolloutStatus | None = None
     index_points: int = 0
 
 
@@ -109,6 +116,7 @@ async def _observe(cluster: LocalCluster, options: DemoOptions, console: Console
                 watching.cancel()
             await _look(cluster, observed, display)
     observed.aligner = await asyncio.to_thread(cluster.aligner)
+    observed.rollout = await asyncio.to_thread(cluster.rollout)
     observed.index_points = await asyncio.to_thread(cluster.index_points)
     return observed
 
@@ -201,6 +209,7 @@ def _results(observed: Observed, config: Config, options: DemoOptions) -> DemoRe
         timeline=timeline.points(),
         rollouts=tuple(timeline.rollouts),
         aligner=None if observed.aligner is None else _aligner(observed.aligner),
+        controller=None if observed.rollout is None else _controller(observed.rollout),
         index_points=observed.index_points,
         problems=shortcomings(records, options.requests, timeline.rollouts),
     )
@@ -213,6 +222,12 @@ def _aligner(status: AlignerStatus) -> AlignerSummary:
         candidates=status.progress.gated,
         rejected=status.progress.rejected,
         published=status.publisher.published,
+    )
+
+
+def _controller(status: RolloutStatus) -> ControllerSummary:
+    return ControllerSummary(
+        promoted=status.counts.promoted, revoked=status.counts.revoked, verdict=status.verdict
     )
 
 

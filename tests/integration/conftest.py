@@ -12,7 +12,7 @@ from evospec.config import RegistryConfig
 from services.registry import RedisWeightRegistry, open_registry
 from services.valkey import EmbeddedValkey
 from tests.integration.qdrant_rest import Qdrant
-from tests.integration.registry_kit import server_binary
+from tests.integration.registry_kit import decide, publish, server_binary
 
 
 @pytest.fixture(scope="session", params=["valkey", "redis"])
@@ -38,6 +38,16 @@ def registry_config(redis_server: EmbeddedValkey, raw: Redis) -> RegistryConfig:
 def registry(registry_config: RegistryConfig) -> Iterator[RedisWeightRegistry]:
     with closing(open_registry(registry_config)) as opened:
         yield opened
+
+
+@pytest.fixture
+def tried(registry: RedisWeightRegistry) -> RedisWeightRegistry:
+    """Versions 1 and 2 are stable, 3 is in its canary on replica a."""
+    publish(registry, 1)
+    publish(registry, 2)
+    publish(registry, 3, state="candidate")
+    decide(registry, "canary", 3, "a")
+    return registry
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from redis import Redis
 
-from evospec.wire import Fingerprints, Manifest, TensorSpec
+from evospec.wire import Decision, DecisionKind, Fingerprints, Manifest, TensorSpec, VersionState
 from services.registry import RedisWeightRegistry
 
 PATIENCE_S = 30.0  # upper bound for what normally takes milliseconds
@@ -47,19 +47,42 @@ def manifest_of(version: int, blob: bytes, epoch: int = 1, created: float = 1.5)
     )
 
 
-def publish(registry: RedisWeightRegistry, version: int, epoch: int = 1, publisher: str = "") -> None:
+def publish(
+    registry: RedisWeightRegistry,
+    version: int,
+    epoch: int = 1,
+    publisher: str = "",
+    *,
+    state: VersionState = "stable",
+    training_state: bytes | None = None,
+) -> None:
     blob = blob_of(version, publisher)
-    registry.publish(manifest_of(version, blob, epoch), blob)
+    manifest = manifest_of(version, blob, epoch).model_copy(update={"state": state})
+    registry.publish(manifest, blob, training_state)
+
+
+def decide(registry: RedisWeightRegistry, kind: DecisionKind, version: int, *replicas: str) -> None:
+    registry.decide(Decision(kind=kind, version=version, by="test", reason="why", replicas=replicas))
+
+
+def states(registry: RedisWeightRegistry) -> dict[int, VersionState]:
+    """State of each version kept."""
+    return {manifest.version: manifest.state for manifest in registry.manifests()}
+
+
+def contents(raw: Redis) -> dict[str, object]:
+    """All that the server holds, key by key."""
+    readers: dict[str, Callable[[bytes], object]] = {
+        "string": raw.get,
+        "hash": raw.hgetall,
+        "stream": raw.xrange,
+        "zset": lambda key: raw.zrange(key, 0, -1, withscores=True),
+    }
+    return {text(key): readers[text(raw.type(key))](key) for key in raw.scan_iter()}
 
 
 def text(raw: bytes | str) -> str:
     return raw.decode() if isinstance(raw, bytes) else raw
-
-
-def events(raw: Redis) -> list[dict[str, str]]:
-    """The event stream of namespace `test`, oldest first."""
-    entries = raw.xrange("test:events") or []
-    return [{text(name): text(value) for name, value in (fields or {}).items()} for _, fields in entries]
 
 
 def eventually(condition: Callable[[], bool]) -> bool:

@@ -17,12 +17,13 @@ from tests.tiny import TinyFolders, tiny_folders
 from tests.unit.actors.fakes import wait_until
 
 COMMAND = [sys.executable, "-c", "from services.cli import main; main()", "demo"]
-# Every candidate is published: what random models learn is not what is tested here.
+# Every candidate is published, to all at once: what random models learn is not what is tested here.
 SETTINGS = {
     "EVOSPEC_ALIGNMENT__MIN_GAIN": "-9",
     "EVOSPEC_ALIGNMENT__MIN_TRACES": "4",
     "EVOSPEC_ALIGNMENT__STEPS_PER_VERSION": "4",
     "EVOSPEC_REGISTRY__POLL_S": "0.2",
+    "EVOSPEC_ROLLOUT__CANARY": "false",
     "EVOSPEC_VOCABULARY__CAPACITY": "128",
     "EVOSPEC_VOCABULARY__CORE": "32",
 }

@@ -14,20 +14,18 @@ from redis import Redis
 
 from evospec.config import RegistryConfig
 from evospec.errors import RegistryError, StalePublisherError, WireError
-from evospec.wire import Manifest
+from evospec.wire import Rollout
 from services import registry as registry_module
 from services.registry import RedisWeightRegistry, open_registry
-from services.valkey import EmbeddedValkey
-from tests.integration.registry_kit import PATIENCE_S, blob_of, events, manifest_of, publish, text
+from tests.integration.registry_kit import PATIENCE_S, blob_of, contents, decide, manifest_of, publish, text
 
-KEY = "a signing key"
-
-
-# --- publishing and fetching -----------------------------------------------------------------
+# --- publishing and fetching ------------------------------------------------------------------
 
 
 def test_nothing_is_published_at_first(registry: RedisWeightRegistry) -> None:
-    assert registry.current_version() == 0
+    assert registry.rollout() == Rollout()
+    assert (registry.newest_version(), registry.manifests(), registry.events()) == (0, [], [])
+    assert registry.fetch_training_state(1) is None
     assert registry.acknowledgements() == {}
     with pytest.raises(RegistryError, match="version 1 is not in"):
         registry.fetch(1)
@@ -35,16 +33,14 @@ def test_nothing_is_published_at_first(registry: RedisWeightRegistry) -> None:
 
 def test_publish_then_fetch(registry: RedisWeightRegistry, raw: Redis) -> None:
     publish(registry, 1, epoch=registry.acquire_epoch())
-    fetched = registry.fetch(registry.current_version())
+    fetched = registry.fetch(registry.rollout().stable)
     assert fetched.blob == blob_of(1)
     assert fetched.manifest == manifest_of(1, blob_of(1))
     assert raw.get("test:w:1") == blob_of(1)
-    assert Manifest.from_json(raw.get("test:m:1") or b"") == fetched.manifest
     assert raw.ttl("test:w:1") == -1  # the staged blob's expiry is gone
     assert not raw.keys("test:staged:*")
-    assert events(raw) == [
-        {"event": "published", "version": "1", "epoch": "1", "sha256": fetched.manifest.sha256}
-    ]
+    assert registry.rollout() == Rollout(serial=1, stable=1)
+    assert registry.newest_version() == 1
 
 
 def test_versions_may_skip_but_not_repeat_or_fall(registry: RedisWeightRegistry) -> None:
@@ -54,15 +50,15 @@ def test_versions_may_skip_but_not_repeat_or_fall(registry: RedisWeightRegistry)
             publish(registry, stale, publisher="other")
     assert registry.fetch(5).blob == blob_of(5)
     publish(registry, 9)
-    assert registry.current_version() == 9
+    assert registry.rollout().stable == 9
 
 
 def test_refused_publication_leaves_no_trace(registry: RedisWeightRegistry, raw: Redis) -> None:
     publish(registry, 2)
-    before = {key: raw.dump(key) for key in raw.scan_iter()}
+    before = contents(raw)
     with pytest.raises(StalePublisherError):
         publish(registry, 1)
-    assert {key: raw.dump(key) for key in raw.scan_iter()} == before
+    assert contents(raw) == before
 
 
 def test_older_epoch_is_fenced_by_a_newer_one(registry_config: RegistryConfig) -> None:
@@ -77,7 +73,7 @@ def test_older_epoch_is_fenced_by_a_newer_one(registry_config: RegistryConfig) -
         publish(new, 2, new_epoch)
         with pytest.raises(StalePublisherError):
             publish(old, 3, old_epoch)
-        assert new.fetch(new.current_version()).manifest.epoch == new_epoch
+        assert new.fetch(new.rollout().stable).manifest.epoch == new_epoch
 
 
 def test_epochs_are_unique_among_threads(registry: RedisWeightRegistry) -> None:
@@ -91,9 +87,9 @@ def test_publisher_goes_on_after_a_flush(registry: RedisWeightRegistry, raw: Red
         epoch = registry.acquire_epoch()
     publish(registry, 7, epoch)
     raw.flushall()
-    assert registry.current_version() == 0
+    assert registry.rollout().stable == 0
     publish(registry, 8, epoch)
-    assert registry.fetch(registry.current_version()).manifest.version == 8
+    assert registry.fetch(registry.rollout().stable).manifest.version == 8
     assert registry.acquire_epoch() > epoch
 
 
@@ -108,13 +104,24 @@ def test_old_versions_are_trimmed_and_never_the_current(registry: RedisWeightReg
         registry.fetch(2)
 
 
+def test_training_states_are_kept_beside_their_versions(registry: RedisWeightRegistry, raw: Redis) -> None:
+    for version in (1, 2, 3):
+        publish(registry, version, training_state=f"moments of {version}".encode())
+    publish(registry, 4)
+    assert registry.fetch_training_state(3) == b"moments of 3"
+    assert registry.fetch_training_state(4) is None
+    assert registry.fetch_training_state(1) is None  # trimmed with its version
+    assert raw.ttl("test:t:3") == -1
+    assert not raw.keys("test:staged:*")
+
+
 def test_manifests_lists_what_is_kept(registry: RedisWeightRegistry, raw: Redis) -> None:
     assert registry.manifests() == []
     for version in (1, 2, 9, 10):
         publish(registry, version)
     assert [manifest.version for manifest in registry.manifests()] == [2, 9, 10]
-    raw.set("test:m:9", b"{}")
-    with pytest.raises(WireError, match="manifest is not valid"):
+    raw.hset("test:m:9", "manifest", "{}")
+    with pytest.raises(WireError, match="version 9: manifest does not match its digest"):
         registry.manifests()
 
 
@@ -125,13 +132,13 @@ def test_event_stream_is_capped(
     with closing(open_registry(registry_config)) as registry:
         for version in range(1, 401):
             publish(registry, version)
-    # "~" lets the server keep part of a node more (100 entries by default).
-    kept = [int(event["version"]) for event in events(raw)]
-    assert 100 <= len(kept) <= 300
+        # "~" lets the server keep part of a node more (100 entries by default).
+        kept = [event.version for event in registry.events(1000)]
+    assert 100 <= len(kept) == raw.xlen("test:events") <= 300
     assert kept == list(range(401 - len(kept), 401))
 
 
-# --- atomicity ---------------------------------------------------------------------------------
+# --- atomicity --------------------------------------------------------------------------------
 
 
 def test_concurrent_publishers_have_one_winner_per_version(registry_config: RegistryConfig) -> None:
@@ -158,7 +165,7 @@ def test_concurrent_publishers_have_one_winner_per_version(registry_config: Regi
         with closing(open_registry(registry_config)) as registry:
             start.wait(PATIENCE_S)
             while not done.is_set():
-                seen.append(registry.current_version())
+                seen.append(registry.rollout().stable)
                 if seen[-1]:
                     registry.fetch(seen[-1])  # the pointer never names what is not there
 
@@ -172,7 +179,7 @@ def test_concurrent_publishers_have_one_winner_per_version(registry_config: Regi
     assert won[versions] == 1  # the last version can't be skipped: nothing is above it
     assert set(won.values()) == {1}
     with closing(open_registry(registry_config)) as registry:
-        assert registry.current_version() == versions
+        assert registry.rollout().stable == versions
         for version, name in winner.items():
             assert registry.fetch(version).blob == blob_of(version, name)
 
@@ -206,100 +213,38 @@ def test_a_publication_whose_reply_was_lost_is_not_stale(
         return again
 
     monkeypatch.setattr(registry, "_publish", twice)
-    publish(registry, 1)
-    assert registry.current_version() == 1
-    assert raw.xlen("test:events") == 1
+    publish(registry, 1, training_state=b"moments")
+    publish(registry, 2, state="candidate")  # nor is it another that waits
+    assert registry.rollout() == Rollout(serial=2, stable=1, candidate=2)
+    assert registry.fetch_training_state(1) == b"moments"
+    assert raw.xlen("test:events") == 2
 
 
-def test_a_staged_blob_that_vanished_moves_nothing(
-    registry: RedisWeightRegistry, raw: Redis, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("which", ["*[^t]", "*:t"])
+def test_staged_bytes_that_vanished_move_nothing(
+    which: str, registry: RedisWeightRegistry, raw: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = registry._publish
 
     def after_expiry(keys: list[str], args: list[str | int]) -> object:
-        raw.delete(*raw.keys("test:staged:*"))
+        raw.delete(*raw.keys(f"test:staged:{which}"))
         return script(keys=keys, args=args)
 
     monkeypatch.setattr(registry, "_publish", after_expiry)
-    with pytest.raises(RegistryError, match="blob vanished"):
-        publish(registry, 1)
-    assert registry.current_version() == 0
+    with pytest.raises(RegistryError, match="bytes vanished"):
+        publish(registry, 1, training_state=b"moments")
+    assert registry.rollout() == Rollout()
+    assert not list(raw.scan_iter())
 
 
 def test_the_script_survives_a_script_flush(registry: RedisWeightRegistry, raw: Redis) -> None:
     publish(registry, 1)
     raw.script_flush()
     publish(registry, 2)
-    assert registry.current_version() == 2
+    assert registry.rollout().stable == 2
 
 
-# --- what fetch and publish refuse -------------------------------------------------------------
-
-
-def test_damaged_blobs_are_refused(registry: RedisWeightRegistry, raw: Redis) -> None:
-    publish(registry, 1)
-    raw.setrange("test:w:1", 5, b"X")
-    with pytest.raises(WireError, match="SHA-256"):
-        registry.fetch(1)
-    raw.set("test:w:1", blob_of(1)[:-1])
-    with pytest.raises(WireError, match="bytes"):
-        registry.fetch(1)
-    raw.set("test:m:1", b"{}")
-    with pytest.raises(WireError, match="manifest is not valid"):
-        registry.fetch(1)
-    raw.delete("test:m:1")
-    with pytest.raises(RegistryError, match="not in"):
-        registry.fetch(1)
-
-
-def test_the_manifest_of_another_version_is_refused(registry: RedisWeightRegistry, raw: Redis) -> None:
-    """Signatures don't help here: an old version, signed, put in the place of a new one."""
-    publish(registry, 1)
-    publish(registry, 2)
-    raw.copy("test:w:1", "test:w:2", replace=True)
-    raw.copy("test:m:1", "test:m:2", replace=True)
-    with pytest.raises(WireError, match="manifest is that of version 1"):
-        registry.fetch(2)
-
-
-def test_sizes_are_checked_before_anything_is_read(
-    redis_server: EmbeddedValkey, registry: RedisWeightRegistry, raw: Redis
-) -> None:
-    publish(registry, 1)
-    with closing(RedisWeightRegistry(redis_server.url, namespace="test", max_blob_bytes=100)) as small:
-        with pytest.raises(WireError, match="at most 100 are read"):
-            small.fetch(1)
-        with pytest.raises(RegistryError, match="max_blob_mb"):
-            publish(small, 2)
-    raw.setrange("test:m:1", 2 << 20, b"x")
-    with pytest.raises(WireError, match="manifest has"):
-        registry.fetch(1)
-
-
-def test_manifests_that_lie_are_not_published(registry: RedisWeightRegistry) -> None:
-    with pytest.raises(WireError, match="SHA-256"):
-        registry.publish(manifest_of(1, b"one"), b"two")
-    unreadable = manifest_of(1, b"one").model_copy(update={"metrics": {"gain": float("nan")}})
-    with pytest.raises(WireError, match="metrics"):
-        registry.publish(unreadable, b"one")
-    assert registry.current_version() == 0
-
-
-def test_signed_manifests(registry_config: RegistryConfig, registry: RedisWeightRegistry) -> None:
-    signing = registry_config.model_copy(update={"signing_key": KEY})
-    other = registry_config.model_copy(update={"signing_key": "another key"})
-    with closing(open_registry(signing)) as signer, closing(open_registry(other)) as stranger:
-        publish(signer, 1)
-        assert signer.fetch(1).manifest.signature is not None
-        assert registry.fetch(1).blob == blob_of(1)  # who has no key can't check
-        with pytest.raises(WireError, match="signature does not match"):
-            stranger.fetch(1)
-        publish(registry, 2)
-        with pytest.raises(WireError, match="not signed"):
-            signer.fetch(2)
-
-
-# --- acknowledgements --------------------------------------------------------------------------
+# --- acknowledgements -------------------------------------------------------------------------
 
 
 def test_acknowledgements(registry: RedisWeightRegistry) -> None:
@@ -320,8 +265,20 @@ def test_replicas_long_gone_are_forgotten(registry: RedisWeightRegistry) -> None
     assert registry.acknowledgements() == {"alive": 2}
 
 
+def test_replicas_on_the_base_are_not_forgotten_while_it_is_what_they_should_run(
+    registry: RedisWeightRegistry,
+) -> None:
+    publish(registry, 1)
+    decide(registry, "rollback", 0)
+    registry.acknowledge("alive", 0)
+    for version in (2, 3, 4):
+        publish(registry, version, state="candidate")
+        decide(registry, "revoke", version)
+    assert registry.acknowledgements() == {"alive": 0}
+
+
 def test_factory_pickles(registry_config: RegistryConfig) -> None:
     factory = functools.partial(open_registry, registry_config)
     with closing(ForkingPickler.loads(ForkingPickler.dumps(factory))()) as registry:
         publish(registry, 1)
-        assert registry.current_version() == 1
+        assert registry.rollout().stable == 1

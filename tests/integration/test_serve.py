@@ -26,6 +26,7 @@ from evospec.config import (
     EngineConfig,
     ModelConfig,
     RegistryConfig,
+    RolloutConfig,
     SemanticConfig,
     ServeConfig,
     VocabularyConfig,
@@ -82,6 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             trace_positions=32, min_traces=4, steps_per_version=2, steps_per_trace=0.5, min_gain=-10.0
         ),
         registry=RegistryConfig(poll_s=0.5),
+        rollout=RolloutConfig(canary=False),  # see test_rollout.py
         serve=ServeConfig(port=0, replicas=2, model_name=MODEL, max_queued_requests=8),
     )
     with LocalCluster(config) as cluster:
@@ -372,7 +374,8 @@ def _epoch(served: Served) -> int:
 def test_a_version_full_of_nan_is_refused_by_all_and_serving_goes_on(served: Served) -> None:
     with closing(open_registry(served.cluster.config.registry)) as registry:
         epoch = registry.acquire_epoch()  # shuts the aligner out
-        good = registry.current_version()
+        wait_until(lambda: not registry.rollout().candidate, 60)
+        good = registry.rollout().stable
         wait_until(lambda: served.acknowledged() == {good}, 60)
         nan = AdapterWeights(
             0, {"fc.lora_a": torch.full((1, 96), torch.nan), "fc.lora_b": torch.zeros(32, 1)}

@@ -149,6 +149,76 @@ def test_restore_continues_from_a_published_version() -> None:
     assert second.step().applied
 
 
+def test_with_its_training_state_another_trainer_goes_on_bit_for_bit() -> None:
+    """All but the traces comes from the registry; with the same traces, the same step is made next."""
+    first = fed(tiny_trainer())
+    for _ in range(6):
+        first.step()
+    blob, state = first.candidate(7).to_bytes(), first.training_state(7).to_bytes()
+    ways = {}
+    for way in ("resumed", "restored"):
+        trainer = fed(tiny_trainer())
+        for _ in range(3):
+            trainer.step()
+        trainer.restore(AdapterWeights.from_bytes(blob, 7, trainer.drafter))
+        if way == "resumed":
+            trainer.resume(state)
+        ways[way] = trainer
+    for _ in range(3):
+        expected = first.step()
+        assert replace(ways["resumed"].step(), seconds=0) == replace(expected, seconds=0)
+        assert same(snapshot(ways["resumed"]), snapshot(first))
+        ways["restored"].step()
+        assert not same(snapshot(ways["restored"]), snapshot(first))
+
+
+def test_a_training_state_carries_counters_on() -> None:
+    first = fed(tiny_trainer(), traces=30)
+    for _ in range(3):
+        first.step()
+    first.replay.discard(first.replay.sample(2))
+    adapter, state = first.candidate(7), first.training_state(7).to_bytes()
+    second = fed(tiny_trainer(), traces=5)
+    second.restore(adapter)
+    second.resume(state)
+    assert second.counts.steps == 3
+    counts = second.replay.counts
+    assert counts.training + counts.held_out == 35
+    assert (counts.discarded, counts.evicted) == (2, 28)
+    kept = second.replay.training_traces + second.replay.held_out_traces
+    assert counts.training + counts.held_out - counts.evicted - counts.discarded == kept == 5
+    assert abs(counts.held_out - 0.2 * 35) <= 2
+
+
+def test_a_training_state_that_does_not_fit_changes_nothing() -> None:
+    trainer, other, lower_rank = fed(tiny_trainer()), fed(tiny_trainer()), fed(tiny_trainer(rank=4))
+    for each in (trainer, other, lower_rank):
+        each.step()
+    trainer.restore(trainer.candidate(3))
+    fresh = trainer.training_state(3)
+    wrong = {
+        "version 4, not of 3": other.training_state(4).to_bytes(),
+        "expected float32": lower_rank.training_state(3).to_bytes(),
+        "not valid safetensors": b"junk",
+    }
+    for message, state in wrong.items():
+        with pytest.raises(WireError, match=message):
+            trainer.resume(state)
+    assert trainer.training_state(3) == fresh
+    assert fresh.moments == {}
+
+
+def test_a_version_published_again_is_the_same_under_its_new_number() -> None:
+    trainer = fed(tiny_trainer())
+    trainer.step()
+    trainer.candidate(3)
+    trainer.accept()
+    before = trainer.current.tensors
+    trainer.renumber(9)
+    assert trainer.current.version == 9
+    assert trainer.current.tensors is before
+
+
 def test_restoring_what_does_not_fit_changes_nothing() -> None:
     trainer = fed(tiny_trainer())
     trainer.step()

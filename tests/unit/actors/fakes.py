@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,10 +17,26 @@ import torch
 from evospec.align.trace import Trace
 from evospec.engine.request import Request, StepOutput
 from evospec.engine.stats import EngineStats
-from evospec.errors import InvalidRequestError, RegistryError, StalePublisherError, WireError
-from evospec.models.adapter import AdapterWeights
+from evospec.errors import (
+    DecisionRefusedError,
+    InvalidRequestError,
+    RegistryError,
+    StalePublisherError,
+    WireError,
+)
+from evospec.models.adapter import AdapterWeights, StagedAdapter
 from evospec.vocab.semantic import Lookup
-from evospec.wire import MANIFEST_SCHEMA, Fingerprints, IndexPoint, Manifest, TokenHits, VersionedWeights
+from evospec.wire import (
+    MANIFEST_SCHEMA,
+    Decision,
+    Fingerprints,
+    IndexPoint,
+    Manifest,
+    Rollout,
+    RolloutEvent,
+    TokenHits,
+    VersionedWeights,
+)
 
 T = TypeVar("T")
 FINGERPRINTS = Fingerprints(target="t", drafter="d", tokenizer="k")
@@ -50,6 +66,7 @@ class FakeEngine:
         self.gate = threading.Event()  # each step waits for it
         self.gate.set()
         self.in_step = False
+        self.prefill_seconds = 0.0  # that each step claims to have spent on prompts
         self.threads: set[int] = set()
 
     @property
@@ -73,6 +90,7 @@ class FakeEngine:
             raise self.crash
         outputs = [self._advance(request_id) for request_id in tuple(self.left)]
         self.stats.cycles += 1
+        self.stats.prefill_seconds += self.prefill_seconds
         self.in_step = False
         return outputs
 
@@ -87,7 +105,7 @@ class FakeEngine:
             return StepOutput(request_id, (token,), finish_reason="length")
         return StepOutput(request_id, (token,))
 
-    def swap_adapter(self, adapter: AdapterWeights) -> None:
+    def swap_adapter(self, adapter: StagedAdapter) -> None:
         self.swapped_while_stepping |= self.in_step
         if adapter.version < 0:
             raise WireError("does not fit")
@@ -130,8 +148,11 @@ class FakeRegistry:
     """In memory; `down` fails every call, `deaf` acknowledgements; `corrupt` versions fail their checks."""
 
     versions: dict[int, VersionedWeights] = field(default_factory=dict)
-    current: int = 0
+    states: dict[int, bytes] = field(default_factory=dict)
+    now: Rollout = field(default_factory=Rollout)
+    newest: int = 0
     epoch: int = 0
+    decisions: list[Decision] = field(default_factory=list)
     acks: dict[str, int] = field(default_factory=dict)
     down: bool = False
     deaf: bool = False
@@ -141,19 +162,32 @@ class FakeRegistry:
     hint: threading.Event = field(default_factory=threading.Event)
     closed: bool = False
 
+    @property
+    def current(self) -> int:
+        return self.now.stable
+
     def put(self, version: int, *, epoch: int = 1, fingerprints: Fingerprints = FINGERPRINTS) -> None:
+        """A version that is stable at once."""
         self.versions[version] = versioned(version, epoch=epoch, fingerprints=fingerprints)
-        self.current = version
-        self.hint.set()
+        self._move(stable=version)
+
+    def try_out(self, version: int, *canary: str) -> None:
+        """A version that waits for its canary, or is in it."""
+        self.versions[version] = versioned(version)
+        self._move(candidate=version, canary=frozenset(canary))
 
     def acquire_epoch(self) -> int:
         self._check()
         self.epoch += 1
         return self.epoch
 
-    def current_version(self) -> int:
+    def rollout(self) -> Rollout:
         self._check()
-        return self.current
+        return self.now
+
+    def newest_version(self) -> int:
+        self._check()
+        return self.newest
 
     def fetch(self, version: int) -> VersionedWeights:
         self._check()
@@ -162,16 +196,44 @@ class FakeRegistry:
             raise WireError(f"version {version}: blob does not match its SHA-256")
         return self.versions[version]
 
-    def publish(self, manifest: Manifest, blob: bytes) -> None:
+    def fetch_training_state(self, version: int) -> bytes | None:
+        self._check()
+        return self.states.get(version)
+
+    def publish(self, manifest: Manifest, blob: bytes, training_state: bytes | None = None) -> None:
         self._check()
         manifest.verify(blob, None)
-        if manifest.version <= self.current or manifest.epoch < self.epoch:
+        if manifest.version <= self.newest or manifest.epoch < self.epoch:
             raise StalePublisherError("stale")
+        if manifest.state == "candidate" and self.now.candidate:
+            raise DecisionRefusedError("another candidate is being tried")
         self.versions[manifest.version] = VersionedWeights(manifest, blob)
-        self.current = manifest.version
+        if training_state is not None:
+            self.states[manifest.version] = training_state
+        if manifest.state == "stable":  # it overtakes what is being tried
+            self._move(stable=manifest.version, candidate=0, canary=frozenset())
+        else:
+            self._move(candidate=manifest.version)
         if self.lose_next_answer:
             self.lose_next_answer = False
             raise RegistryError("connection lost")
+
+    def decide(self, decision: Decision) -> None:
+        """Does not check: that is the real one's part."""
+        self._check()
+        self.decisions.append(decision)
+        if decision.kind == "canary":
+            self._move(canary=frozenset(decision.replicas))
+        elif decision.kind == "revoke":
+            self._move(candidate=0, canary=frozenset())
+        else:
+            self._move(stable=decision.version, candidate=0, canary=frozenset())
+
+    def events(self, limit: int = 100) -> list[RolloutEvent]:
+        return [
+            RolloutEvent(event=made.kind, version=made.version, time_s=0.0, by=made.by, reason=made.reason)
+            for made in self.decisions[-limit:]
+        ]
 
     def acknowledge(self, replica: str, version: int) -> None:
         self._check()
@@ -191,6 +253,18 @@ class FakeRegistry:
     def close(self) -> None:
         self.closed = True
 
+    def lose_everything(self) -> None:
+        """As a server that was flushed."""
+        self.versions.clear()
+        self.states.clear()
+        self.acks.clear()
+        self.now, self.newest, self.epoch = Rollout(), 0, 0
+
+    def _move(self, **changes: Any) -> None:
+        self.now = replace(self.now, serial=self.now.serial + 1, **changes)
+        self.newest = max(self.newest, self.now.stable, self.now.candidate)
+        self.hint.set()
+
     def _check(self) -> None:
         if self.down:
             raise RegistryError("not reachable")
@@ -198,6 +272,10 @@ class FakeRegistry:
 
 def adapter(version: int) -> AdapterWeights:
     return AdapterWeights(version, {"fc.lora_a": torch.zeros(1, 2), "fc.lora_b": torch.zeros(2, 1)})
+
+
+def staged(version: int) -> StagedAdapter:
+    return StagedAdapter(adapter(version), {})
 
 
 def done(value: T) -> Future[T]:

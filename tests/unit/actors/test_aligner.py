@@ -8,9 +8,9 @@ import pytest
 from actors.aligner import MAX_INBOX, Aligner
 from evospec.align.trace_codec import encode
 from evospec.align.trainer import AlignmentTrainer
-from evospec.config import Config
+from evospec.config import Config, RolloutConfig
 from evospec.models.adapter import AdapterWeights
-from evospec.wire import Fingerprints
+from evospec.wire import Decision, Fingerprints
 from tests.unit.actors.fakes import FakeRegistry, wait_until
 from tests.unit.align_tiny import FINGERPRINTS, learnable_trace, tiny_config, tiny_drafter, tiny_trainer
 
@@ -26,9 +26,11 @@ def registry() -> FakeRegistry:
 def start(registry: FakeRegistry) -> Iterator[Start]:
     started: list[Aligner] = []
 
-    def build(crashed: Callable[[], None] = lambda: None, **settings: object) -> Aligner:
+    def build(
+        crashed: Callable[[], None] = lambda: None, *, canary: bool = False, **settings: object
+    ) -> Aligner:
         settings = {"steps_per_version": 2, "steps_per_trace": 2.0, **settings}
-        config = Config(alignment=tiny_config(**settings))
+        config = Config(alignment=tiny_config(**settings), rollout=RolloutConfig(canary=canary))
         aligner = Aligner(config, lambda: registry, lambda _: tiny_trainer(**settings), crashed)
         started.append(aligner)
         return aligner
@@ -63,6 +65,63 @@ def test_traces_become_versions_that_replicas_can_load(start: Start, registry: F
     wait_until(lambda: aligner.status().publisher.version == registry.current)
 
 
+def decide(registry: FakeRegistry, kind: str, version: int) -> None:
+    registry.decide(Decision.model_validate({"kind": kind, "version": version, "by": "test"}))
+
+
+def test_one_candidate_at_a_time_and_training_goes_on_meanwhile(start: Start, registry: FakeRegistry) -> None:
+    aligner = start(canary=True)
+    feed(aligner, 16)
+    wait_until(lambda: registry.now.candidate == 1, 120)
+    assert registry.versions[1].manifest.state == "candidate"
+    steps = aligner.status().trainer.steps
+    feed(aligner, 4, first=16)
+    wait_until(lambda: aligner.status().trainer.steps >= steps + 6, 120)  # thrice what a version takes
+    assert registry.newest == 1
+    decide(registry, "promote", 1)
+    wait_until(lambda: registry.now.candidate == 2, 120)
+    assert registry.versions[2].manifest.parent == 1
+    wait_until(lambda: aligner.status().publisher.published == 2)
+    publisher = aligner.status().publisher
+    assert (publisher.promoted, publisher.revoked, publisher.pending) == (1, 0, 2)
+    assert aligner.status().progress.returns == 0
+
+
+def test_after_a_revocation_it_has_to_beat_the_stable_version_again(
+    start: Start, registry: FakeRegistry
+) -> None:
+    aligner = start(canary=True)
+    feed(aligner, 16)
+    wait_until(lambda: registry.now.candidate == 1, 120)
+    decide(registry, "revoke", 1)
+    wait_until(lambda: aligner.status().progress.returns == 1, 120)
+    feed(aligner, 16, first=16)
+    wait_until(lambda: registry.now.candidate == 2, 120)
+    manifest = registry.versions[2].manifest
+    assert manifest.parent == 0
+    assert manifest.metrics["parent_acceptance_length"] < 1.2  # the base, which the revoked one was above
+    assert aligner.status().publisher.revoked == 1
+
+
+def test_a_second_aligner_takes_over_and_the_first_publishes_no_more(
+    start: Start, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = start()
+    feed(first, 16)
+    wait_until(lambda: registry.current >= 1, 120)
+    second = start()
+    wait_until(lambda: second.status().publisher.epoch == 2)
+    feed(second, 48, first=100)
+    wait_until(lambda: second.status().publisher.published >= 1, 120)
+    wait_until(lambda: first.status().publisher.superseded, 120)
+    assert "another aligner took over" in caplog.text
+    published = first.status().publisher.published
+    feed(first, 16, first=50)
+    wait_until(lambda: first.status().progress.admitted + first.status().replay.degenerate >= 32, 120)
+    assert first.status().publisher.published == published
+    assert registry.versions[registry.newest].manifest.epoch == 2
+
+
 def test_without_new_traces_it_rests(start: Start) -> None:
     aligner = start(steps_per_trace=0.5)
     feed(aligner, 8)
@@ -91,8 +150,9 @@ def test_a_restarted_aligner_goes_on_from_the_registry(start: Start, registry: F
     wait_until(lambda: published_length(registry) > 1.5, 120)
     first.close()
     version = registry.current
+    steps = int(registry.versions[version].manifest.metrics["steps"])
     second = start()
-    wait_until(lambda: second.status().publisher.epoch == 2)
+    wait_until(lambda: second.status().trainer.steps == steps)
     assert second.status().publisher.version == version
     feed(second, 48, first=100)
     wait_until(lambda: registry.current > version, 120)

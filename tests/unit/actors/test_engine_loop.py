@@ -10,9 +10,10 @@ from actors.emission import Emission, OutputStream
 from actors.engine_loop import EngineLoop, Outlets
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EngineFailedError, EvoSpecError, InvalidRequestError, WireError
+from evospec.models.adapter import StagedAdapter
 from evospec.vocab.semantic import Lookup
 from evospec.wire import TokenHits
-from tests.unit.actors.fakes import FakeEngine, adapter, wait_until
+from tests.unit.actors.fakes import FakeEngine, staged, wait_until
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_swaps_between_steps_and_stamps_what_follows(engine: FakeEngine, loop: E
     inbox = Inbox()
     loop.admit(request("long", max_tokens=1_000_000), inbox)
     for version in (1, 2, 3):
-        loop.swap(adapter(version)).result(20)
+        loop.swap(staged(version)).result(20)
     seen = len(inbox.items)
     wait_until(lambda: len(inbox.items) > seen + 1)
     last = inbox.items[-1]
@@ -110,9 +111,70 @@ def test_swaps_between_steps_and_stamps_what_follows(engine: FakeEngine, loop: E
 def test_a_refused_swap_is_reported_and_harmless(engine: FakeEngine, loop: EngineLoop) -> None:
     loop.start(Outlets())
     with pytest.raises(WireError):
-        loop.swap(adapter(-1)).result(20)
-    loop.swap(adapter(4)).result(20)
+        loop.swap(staged(-1)).result(20)
+    loop.swap(staged(4)).result(20)
     assert engine.swaps == [4]
+
+
+def test_a_swap_given_up_before_its_turn_is_not_carried_out(engine: FakeEngine, loop: EngineLoop) -> None:
+    engine.gate.clear()
+    loop.start(Outlets())
+    inbox = Inbox()
+    loop.admit(request("slow"), inbox)
+    wait_until(lambda: engine.in_step)
+    given_up, wanted = loop.swap(staged(1)), loop.swap(staged(2))
+    assert given_up.cancel()
+    engine.gate.set()
+    wanted.result(20)
+    assert engine.swaps == [2]
+    wait_until(lambda: inbox.finished)
+
+
+def test_a_crash_while_swapping_reaches_whoever_waits_for_the_swap(
+    engine: FakeEngine, loop: EngineLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out_of_memory(adapter: StagedAdapter) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(engine, "swap_adapter", run_out_of_memory)
+    loop.start(Outlets())
+    with pytest.raises(EngineFailedError, match="out of memory"):
+        loop.swap(staged(1)).result(20)
+    given_up = loop.swap(staged(2))
+    given_up.cancel()  # whether before or after the loop has ended
+    wait_until(lambda: has_failed(loop))
+
+
+def has_failed(loop: EngineLoop) -> bool:
+    try:
+        loop.check()
+    except EngineFailedError:
+        return True
+    return False
+
+
+def test_requests_are_summed_up_by_the_version_that_served_them(engine: FakeEngine, loop: EngineLoop) -> None:
+    loop.start(Outlets())
+    for version in (3, 2):
+        loop.swap(staged(version)).result(20)
+        inboxes = [Inbox(), Inbox()]
+        for number, inbox in enumerate(inboxes):
+            loop.admit(request(f"{version}-{number}", max_tokens=5), inbox)
+        wait_until(lambda inboxes=inboxes: all(inbox.finished for inbox in inboxes))
+    arms = loop.arms()
+    assert set(arms) == {2, 3}
+    for sums in arms.values():
+        assert (sums.requests, sums.tokens, sums.cycles) == (2, 8, 8)  # the first token is prefill's
+        assert sums.seconds > 0
+
+
+def test_time_spent_on_prompts_is_nobodys(engine: FakeEngine, loop: EngineLoop) -> None:
+    engine.prefill_seconds = 1000.0
+    loop.start(Outlets())
+    inbox = Inbox()
+    loop.admit(request("one"), inbox)
+    wait_until(lambda: inbox.finished)
+    assert loop.arms()[0].seconds < -1000.0
 
 
 def test_outboxes_are_forwarded_and_hits_come_back(engine: FakeEngine, loop: EngineLoop) -> None:
@@ -134,7 +196,7 @@ def test_a_crash_fails_running_waiting_and_later_requests(engine: FakeEngine, lo
     loop.admit(request("running"), running)
     wait_until(lambda: engine.in_step)
     loop.admit(request("waiting"), waiting)
-    swap = loop.swap(adapter(1))
+    swap = loop.swap(staged(1))
     engine.crash = ValueError("bad tensor")
     engine.gate.set()
     wait_until(lambda: running.finished and waiting.finished)

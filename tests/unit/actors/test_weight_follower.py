@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 
 import pytest
+from torch import Tensor
 
-from actors.weight_follower import Adoption, WeightFollower
+import actors.weight_follower as follower_module
+from actors.adoption import Adoption
+from actors.weight_follower import WeightFollower
 from evospec.errors import EngineFailedError, RegistryError, WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.ports import WeightRegistry
-from evospec.wire import VersionedWeights
+from evospec.wire import Decision, VersionedWeights
 from tests.unit.actors.fakes import FakeRegistry, adapter, done, failed, wait_until
 
 
@@ -19,17 +23,22 @@ class Replica:
         self.swapped: list[int] = []
         self.refuse_build: set[int] = set()
         self.swap_error: Exception | None = None
+        self.build_error: Exception | None = None
+        self.tensors: dict[str, Tensor] = {}
 
     def build(self, weights: VersionedWeights) -> AdapterWeights:
         version = weights.manifest.version
         if version in self.refuse_build:
             raise WireError("holds NaN")
+        if self.build_error is not None:
+            raise self.build_error
         return adapter(version)
 
     def swap(self, weights: AdapterWeights) -> Future[None]:
         if self.swap_error is not None:
             return failed(self.swap_error)
         self.swapped.append(weights.version)
+        self.tensors = weights.tensors
         return done(None)
 
 
@@ -174,8 +183,171 @@ def test_a_flushed_registry_changes_nothing_and_learns_where_the_replica_is(
     registry.put(7)
     follower = follow(registry, replica)
     follower.poll()
-    registry.current = 0
-    registry.acks.clear()
+    registry.lose_everything()
     follower.poll()
     assert replica.swapped == [7]
     assert registry.acks == {"r1": 7}
+    registry.lose_everything()  # once more, before anything was published
+    follower.poll()
+    assert registry.acks == {"r1": 7}
+    registry.put(8)
+    follower.poll()
+    assert replica.swapped == [7, 8]
+    assert registry.acks == {"r1": 8}
+
+
+def test_a_registry_restored_from_an_older_state_learns_where_the_replica_is(
+    registry: FakeRegistry, replica: Replica
+) -> None:
+    registry.put(1)
+    registry.put(2)
+    follower = follow(registry, replica)
+    follower.poll()
+    registry.lose_everything()
+    registry.put(2)  # serial 1 instead of 2
+    follower.poll()
+    assert registry.acks == {"r1": 2}
+    assert replica.swapped == [2]
+
+
+def test_an_empty_registry_learns_of_a_replica_at_the_base(registry: FakeRegistry, replica: Replica) -> None:
+    follow(registry, replica).poll()
+    assert registry.acks == {"r1": 0}
+    assert replica.swapped == []
+
+
+def test_a_candidate_runs_on_canaries_only(registry: FakeRegistry, replica: Replica) -> None:
+    other = Replica()
+    canary = follow(registry, replica)
+    control = WeightFollower("r2", lambda: registry, Adoption(other.build, other.swap), 0.01)
+    registry.put(1)
+    registry.try_out(2)  # it waits for its canary
+    for follower in (canary, control):
+        follower.poll()
+    assert registry.acks == {"r1": 1, "r2": 1}
+    registry.decide(Decision(kind="canary", version=2, by="test", replicas=("r1",)))
+    for follower in (canary, control):
+        follower.poll()
+    assert registry.acks == {"r1": 2, "r2": 1}
+    registry.decide(Decision(kind="revoke", version=2, by="test"))
+    for follower in (canary, control):
+        follower.poll()
+    assert registry.acks == {"r1": 1, "r2": 1}
+    assert (replica.swapped, other.swapped) == ([1, 2, 1], [1])
+    assert (canary.counts().swaps, canary.counts().rollbacks) == (3, 1)
+    assert control.counts().rollbacks == 0
+
+
+def test_a_rollback_to_the_base_needs_no_fetch(registry: FakeRegistry, replica: Replica) -> None:
+    registry.put(4)
+    follower = follow(registry, replica)
+    follower.poll()
+    registry.decide(Decision(kind="rollback", version=0, by="test"))
+    follower.poll()
+    follower.poll()
+    assert replica.swapped == [4, 0]
+    assert replica.tensors == {}
+    assert list(registry.fetches) == [4]
+    assert registry.acks == {"r1": 0}
+    assert (follower.counts().version, follower.counts().rollbacks) == (0, 1)
+
+
+def test_a_refused_version_is_tried_again_once_another_one_was_wanted(
+    registry: FakeRegistry, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.put(1)
+    follower = follow(registry, replica)
+    follower.poll()
+    registry.corrupt.add(2)
+    registry.put(2)
+    follower.poll()
+    follower.poll()
+    registry.corrupt.clear()
+    registry.put(1)  # rolled back: what runs already
+    follower.poll()
+    registry.put(2)
+    follower.poll()
+    assert list(registry.fetches) == [1, 2, 2]
+    assert replica.swapped == [1, 2]
+    assert registry.acks == {"r1": 2}
+    assert follower.counts().refused == 1
+
+
+def test_each_refused_version_is_logged(
+    registry: FakeRegistry, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower = follow(registry, replica)
+    replica.refuse_build.update((1, 2))
+    for version in (1, 2):
+        registry.put(version)
+        follower.poll()
+        follower.poll()
+    assert follower.counts().refused == 2
+    assert len(caplog.records) == 2
+
+
+def test_a_swap_given_up_is_not_carried_out_later(
+    registry: FakeRegistry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "SWAP_TIMEOUT_S", 0.0)
+    stuck: Future[None] = Future()
+    follower = WeightFollower("r1", lambda: registry, Adoption(replica.build, lambda adapter: stuck), 0.01)
+    registry.put(1)
+    follower.poll()
+    assert stuck.cancelled()
+    assert follower.counts().not_applied == 1
+    assert registry.acks == {"r1": 0}
+
+
+def test_a_swap_that_began_in_time_is_waited_for(
+    registry: FakeRegistry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follower_module, "SWAP_TIMEOUT_S", 0.0)
+    writing: Future[None] = Future()
+    writing.set_running_or_notify_cancel()
+    follower = WeightFollower("r1", lambda: registry, Adoption(replica.build, lambda adapter: writing), 0.01)
+    registry.put(1)
+    polling = threading.Thread(target=follower.poll)
+    polling.start()
+    wait_until(lambda: bool(registry.fetches))
+    writing.set_result(None)
+    polling.join()
+    assert registry.acks == {"r1": 1}
+    assert follower.counts().version == 1
+
+
+def test_what_nobody_expected_ends_neither_start_nor_the_following(
+    registry: FakeRegistry, replica: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    replica.build_error = RuntimeError("not enough memory")
+    registry.put(1)
+    follower = follow(registry, replica)
+    follower.start()
+    wait_until(lambda: follower.counts().not_applied >= 2)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    replica.build_error = None
+    wait_until(lambda: registry.acks == {"r1": 1})
+    follower.stop()
+
+
+def test_pauses_grow_while_the_engine_does_not_get_to_a_swap(
+    registry: FakeRegistry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob is not fetched every poll for an engine that has failed."""
+    replica.swap_error = EngineFailedError("crashed")
+    follower = follow(registry, replica, poll_s=1.0)
+    pauses: list[float] = []
+
+    def pause(timeout_s: float) -> bool:
+        pauses.append(timeout_s)
+        return len(pauses) == 8
+
+    monkeypatch.setattr(follower._stopping, "wait", pause)
+    monkeypatch.setattr(follower._stopping, "is_set", lambda: len(pauses) == 8)
+    registry.put(1)
+    follower.poll()
+    follower._run()
+    for number, seconds in enumerate(pauses, start=1):
+        expected = min(2.0**number, follower_module.MAX_PAUSE_S)
+        assert expected * 0.75 <= seconds <= expected * 1.25
+    assert follower.counts().not_applied == len(registry.fetches) == 8

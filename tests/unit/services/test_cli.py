@@ -128,7 +128,25 @@ def test_weights_of_an_unreachable_registry() -> None:
     assert "secret" not in line
 
 
-@pytest.mark.parametrize("command", [[], ["serve"], ["demo"], ["weights"], ["weights", "list"]])
+def test_who_decides_must_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000")
+
+    monkeypatch.setattr("getpass.getuser", unknown)
+    result = CliRunner().invoke(app, ["weights", "promote", "1", "--registry", "redis://127.0.0.1:1"])
+    assert "give --by NAME" in one_line(result)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["serve"],
+        ["demo"],
+        ["weights"],
+        *(["weights", verb] for verb in ("list", "show", "log", "promote", "revoke", "rollback")),
+    ],
+)
 def test_every_command_has_help(command: list[str]) -> None:
     result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0

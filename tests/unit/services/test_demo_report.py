@@ -11,7 +11,7 @@ from evospec.config import Config
 from services.demo.display import LineDisplay, ReplicaView, View, open_display
 from services.demo.plots import segments, write_plots
 from services.demo.report import headline, write_report
-from services.demo.results import AlignerSummary, DemoResults, RequestRecord, Rollout
+from services.demo.results import AlignerSummary, ControllerSummary, DemoResults, RequestRecord, Rollout
 from services.demo.summary import shortcomings, summarise
 from services.demo.timeline import Timeline
 from tests.unit.bench_kit import MACHINE
@@ -52,6 +52,7 @@ def demo(records: list[RequestRecord], rollouts: tuple[Rollout, ...] = ROLLOUTS)
         timeline=timeline.points(),
         rollouts=rollouts,
         aligner=AlignerSummary(traces=9, steps=8, candidates=3, rejected=1, published=2),
+        controller=ControllerSummary(promoted=2, revoked=1, verdict="version 3: better"),
         index_points=7,
         problems=shortcomings(records, len(records), rollouts),
     )
@@ -122,6 +123,7 @@ def test_results_report_and_plots_are_written(tmp_path: Path, all_failed: bool) 
         assert f"({plot.name})" in report
     assert ("**Fell short**" in report) is all_failed
     assert "| v3 | 31 |" in report
+    assert "controller promoted 2 and revoked 1 of them. Its last verdict is on version 3: better." in report
 
 
 def test_progress_is_a_line_now_and_then_where_there_is_no_terminal() -> None:

@@ -59,6 +59,7 @@ def test_other_variables_of_the_prefix_are_left_alone(monkeypatch: pytest.Monkey
         ),
         ("engine: 3", "engine: Input should be"),
         ("vocabulary: {core: 4000}", "core (4000) may fill at most half"),
+        ("registry: {replica_url: redis://reader@localhost}", "replica_url needs url"),
         ("- a\n- b", "must hold sections"),
         ("a: [", "not valid YAML"),
         ("\xff: 1", "unknown key"),
