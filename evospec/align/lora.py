@@ -89,12 +89,17 @@ class Lora:
         """Continues from an exported adapter; linears it does not name start at the base.
 
         Raises:
-            WireError: it does not fit the drafter, is absurdly large or has another rank. Nothing is
-                changed then.
+            WireError: it does not fit the drafter, is absurdly large, has another rank or adapts a
+                layer that is not trained here. Nothing is changed then.
         """
         adapter.check(self._base)
         adapter.check_norms(delta_limits(self._base))
         names = adapter.linear_names()
+        if untrained := sorted(set(names) - self._pairs.keys()):
+            raise WireError(
+                f"adapter version {adapter.version} adapts {untrained[0]}, which this aligner does not "
+                "train: start from version 0"
+            )
         for name in names:
             rank, expected = adapter.tensors[name + LORA_A].shape[0], self._pairs[name].a.shape[0]
             if rank != expected:

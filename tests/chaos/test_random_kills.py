@@ -56,6 +56,7 @@ def kill(rig: Rig, victim: str, random: np.random.Generator) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_everything_is_killed_in_random_order(learning_rig: Rig) -> None:
     rig, random = learning_rig, np.random.default_rng(SEED)
     minutes = float(os.environ.get(MINUTES, DEFAULT_MINUTES))

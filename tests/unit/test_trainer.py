@@ -231,6 +231,13 @@ def test_restoring_what_does_not_fit_changes_nothing() -> None:
     )
     with pytest.raises(WireError, match="NaN"):
         trainer.restore(poisoned)
+    fusion = trainer.drafter.fc
+    untrained = AdapterWeights(
+        3,
+        {"fc.lora_a": torch.zeros(8, fusion.in_features), "fc.lora_b": torch.zeros(fusion.out_features, 8)},
+    )
+    with pytest.raises(WireError, match="adapts fc, which this aligner does not train"):
+        trainer.restore(untrained)
     assert same(before, snapshot(trainer))
     assert trainer.current.version == 0
 
