@@ -80,10 +80,7 @@ class _Figure:
 
     @property
     def looks_worse(self) -> bool:
-        """By more than a standard error: a version that is level does not wait for chance to turn."""
-        if self.change is None:
-            return self.canary < (1 - self.allowed) * self.control
-        return self.change.estimate + self.change.error < math.log1p(-self.allowed)
+        return self.canary < (1 - self.allowed) * self.control
 
     def at_most(self) -> str:
         return self._told("at most", None if self.change is None else self.change.upper)

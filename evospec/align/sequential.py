@@ -34,12 +34,11 @@ MAX_EXPONENT = 700.0  # e**709 is the largest double
 class Change:
     """By how much one arm's rate differs from another's, as a log ratio.
 
-    `error` is the estimate's standard error. The true value is ever above `upper` with a probability
-    of at most the error rate asked for, over all looks; the same goes for `lower`.
+    The true value is ever above `upper` with a probability of at most the error rate asked for,
+    over all looks; the same goes for `lower`.
     """
 
     estimate: float
-    error: float
     lower: float
     upper: float
 
@@ -104,8 +103,8 @@ def _change(arm: _LogRate, reference: _LogRate, error_rate: float) -> Change:
     errors = mixture_boundary(1 / variance, error_rate)
     errors = student_from_normal(errors, min(arm.requests, reference.requests) - 1)
     estimate = arm.value - reference.value
-    error = math.sqrt(variance)
-    return Change(estimate, error, estimate - errors * error, estimate + errors * error)
+    width = errors * math.sqrt(variance)
+    return Change(estimate, estimate - width, estimate + width)
 
 
 def _variance(arm: _LogRate, reference: _LogRate) -> float:
