@@ -58,4 +58,6 @@ def _attention_forward(
 
 def register_attention() -> None:
     """Makes `attn_implementation="evospec"` known to transformers; harmless when repeated."""
+    # cuDNN's attention builds a plan for each new shape, which costs more than it ever saves here.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     AttentionInterface.register(ATTENTION_NAME, _attention_forward)

@@ -47,6 +47,7 @@ class Window:
         single_start: the position, on the host, when there is one row; lets the
             write be a plain slice copy.
         tree: shape of the window's places; None is a chain, each seeing all before it.
+        fresh: every row starts at position 0 and reads what it writes, no more.
     """
 
     first_slot: int
@@ -55,6 +56,7 @@ class Window:
     span: int
     single_start: int | None = None
     tree: Tree | None = None
+    fresh: bool = False
 
     @classmethod
     def of(cls, starts: list[int], width: int, device: torch.device, first_slot: int = 0) -> Window:
@@ -64,7 +66,14 @@ class Window:
             width=width,
             span=max(starts) + width,
             single_start=starts[0] if len(starts) == 1 else None,
+            fresh=max(starts) == 0,
         )
+
+    @classmethod
+    def from_start(cls, rows: int, width: int, device: torch.device) -> Window:
+        """Positions 0..width-1 of the first `rows` slots."""
+        starts = torch.zeros(rows, dtype=torch.int64, device=device)
+        return cls(first_slot=0, starts=starts, width=width, span=width, fresh=True)
 
     @property
     def rows(self) -> int:

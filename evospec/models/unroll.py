@@ -8,23 +8,43 @@ when drafting from s, for all s at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from evospec.models.attention import grouped_attention
-from evospec.models.drafter import Drafter
+from evospec.models.drafter import QKV, DecoderLayer, Drafter
+from evospec.models.root_attention import root_attention
+
+
+@dataclass(frozen=True, slots=True)
+class DraftStep:
+    """What a draft step computes before and after its attention: `project` as `DecoderLayer.project`,
+    `leave` as the function of that name."""
+
+    project: Callable[[DecoderLayer, Tensor, Tensor, Tensor, Tensor], QKV]
+    leave: Callable[[Drafter, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+    @classmethod
+    def plain(cls) -> DraftStep:
+        return cls(DecoderLayer.project, leave)
+
+    @classmethod
+    def compiled(cls) -> DraftStep:
+        """Fused by `torch.compile`: norms, rotary embedding and activations are most of a step otherwise."""
+        return cls(torch.compile(DecoderLayer.project, dynamic=True), torch.compile(leave, dynamic=True))
+
+
+def leave(drafter: Drafter, hidden: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+    """From attention output [rows, heads, width, head_dim] to the normed hidden states, for the head, and
+    what the next step reads, [rows, width, hidden] each."""
+    hidden = drafter.layer.finish(hidden, attended)
+    return drafter.norm(hidden), drafter.carry(hidden)
 
 
 def unroll(
-    drafter: Drafter,
-    features: Tensor,
-    embeddings: Tensor,
-    steps: int,
-    *,
-    segments: Tensor | None = None,
-    positions: Tensor | None = None,
+    drafter: Drafter, features: Tensor, embeddings: Tensor, steps: int, step: DraftStep | None = None
 ) -> Iterator[Tensor]:
     """Yields the normed hidden states of each draft step, ready for the head.
 
@@ -32,8 +52,7 @@ def unroll(
         features: target features of pairs 0..width-1 [rows, width, taps * hidden].
         embeddings: of tokens 1..width+steps-1 [rows, width + steps - 1, hidden].
         steps: draft steps to unroll.
-        segments: document of each pair [rows, width]; pairs see their own document only.
-        positions: position of each pair [rows, width]; default 0..width-1.
+        step: how one is computed; plainly when left out.
 
     Yields:
         [rows, width, hidden] per step; at step j, index s predicts token s + 2 + j.
@@ -42,35 +61,17 @@ def unroll(
     Step 0 predicts c, d, e. Step 1 reads (out_a, c), (out_b, d), (out_c, e) and predicts
     d, e and the token after e.
     """
+    step = DraftStep.plain() if step is None else step
     rows, width, _ = features.shape
-    if positions is None:
-        positions = torch.arange(width, device=features.device).expand(rows, width)
-    causal = _root_mask(width, segments, features.device)  # [rows or 1, 1, width, width]
-    own = torch.eye(width, dtype=torch.bool, device=features.device).expand_as(causal)
-
+    positions = torch.arange(width, device=features.device).expand(rows, width)
     hidden = drafter.fuse(features)
     keys: list[Tensor] = []
     values: list[Tensor] = []
-    for step in range(steps):
-        cos, sin = drafter.rotary(positions + step)
-        qkv = drafter.layer.project(hidden, embeddings[:, step : step + width], cos, sin)
+    for depth in range(steps):
+        cos, sin = drafter.rotary(positions + depth)
+        qkv = step.project(drafter.layer, hidden, embeddings[:, depth : depth + width], cos, sin)
         keys.append(qkv.key)
         values.append(qkv.value)
-        mask = torch.cat([causal] + [own] * step, dim=-1)  # [.., width, (step + 1) * width]
-        attended = grouped_attention(
-            qkv.query,
-            torch.cat(keys, dim=2),
-            torch.cat(values, dim=2),
-            mask.expand(rows, -1, -1, -1),
-            drafter.layer.self_attn.scale,
-        )
-        hidden = drafter.layer.finish(hidden, attended)
-        yield drafter.norm(hidden)
-        hidden = drafter.carry(hidden)
-
-
-def _root_mask(width: int, segments: Tensor | None, device: torch.device) -> Tensor:
-    causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()[None]
-    if segments is not None:
-        causal = causal & (segments[:, :, None] == segments[:, None, :])
-    return causal[:, None]
+        attended = root_attention(qkv.query, keys, values, drafter.layer.self_attn.scale)
+        normed, hidden = step.leave(drafter, hidden, attended)
+        yield normed

@@ -8,14 +8,10 @@ tensors as wide as the hidden state outlive it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-
-# (target logits, which of them, drafter logits, weights) -> (weighted losses, logit gradients, matches)
-Terms = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class KLResult(NamedTuple):
@@ -26,29 +22,77 @@ class KLResult(NamedTuple):
     matches: Tensor
 
 
-def kl_terms(
-    target_logits: Tensor, decided: Tensor, drafter_logits: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """KL(p || q) per root, its gradient to the drafter's logits, and whether the argmaxes agree.
+class TargetLogits(NamedTuple):
+    """`logits` [positions, vocab], their log-sum-exp, float32 [positions], and argmax [positions]."""
 
-    Args:
-        target_logits: [positions, vocab].
-        decided: the position that each root is measured by [roots].
-        drafter_logits: [roots, vocab].
-        weights: of each root in the loss, float32 [roots].
+    logits: Tensor
+    lse: Tensor
+    best: Tensor
 
-    Returns:
-        Weighted losses [roots], weighted gradients [roots, vocab] in the logits' type, matches [roots].
-    """
-    target = target_logits[decided].float()
-    drafter = drafter_logits.float()
-    log_p = torch.log_softmax(target, dim=-1)
-    log_q = torch.log_softmax(drafter, dim=-1)
-    p = log_p.exp()
-    losses = (p * (log_p - log_q)).sum(dim=-1) * weights
-    gradients = ((log_q.exp() - p) * weights[:, None]).to(drafter_logits.dtype)
-    matches = target.argmax(dim=-1) == drafter.argmax(dim=-1)
-    return losses, gradients, matches
+
+class RootTerms(NamedTuple):
+    """Of each root: weighted loss, float32 [roots]; its gradient to the drafter's logits, in their type
+    [roots, vocab]; whether drafter and target agree on the best token, bool [roots]."""
+
+    losses: Tensor
+    gradients: Tensor
+    matches: Tensor
+
+
+class KLOps(Protocol):
+    """The loss once there are logits."""
+
+    def summarise(self, logits: Tensor) -> TargetLogits:
+        """Of the target's logits [positions, vocab]."""
+        ...
+
+    def terms(
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+    ) -> RootTerms:
+        """KL(p || q) of each root, its gradient, and whether the argmaxes agree.
+
+        Args:
+            decided: the position that each root is measured by [roots].
+            drafter_logits: [roots, vocab]; may be overwritten.
+            weights: of each root in the loss, float32 [roots].
+        """
+        ...
+
+
+class TorchKL:
+    """In plain PyTorch."""
+
+    def summarise(self, logits: Tensor) -> TargetLogits:
+        return TargetLogits(logits, torch.logsumexp(logits.float(), dim=-1), logits.argmax(dim=-1))
+
+    def terms(
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+    ) -> RootTerms:
+        log_p = target.logits[decided].float() - target.lse[decided, None]
+        log_q = torch.log_softmax(drafter_logits.float(), dim=-1)
+        p = log_p.exp()
+        losses = (p * (log_p - log_q)).sum(dim=-1) * weights
+        gradients = ((log_q.exp() - p) * weights[:, None]).to(drafter_logits.dtype)
+        return RootTerms(losses, gradients, drafter_logits.argmax(dim=-1) == target.best[decided])
+
+
+class KernelKL:
+    """As fused kernels, for CUDA devices."""
+
+    def summarise(self, logits: Tensor) -> TargetLogits:
+        from evospec.kernels.kl import summarise  # Triton comes with CUDA builds of PyTorch only
+
+        return TargetLogits(logits, *summarise(logits))
+
+    def terms(
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+    ) -> RootTerms:
+        from evospec.kernels.kl import kl_gradients
+
+        losses, matches = kl_gradients(
+            target.logits, target.lse, target.best, decided, drafter_logits, weights
+        )
+        return RootTerms(losses, drafter_logits, matches)
 
 
 class _FusedKL(torch.autograd.Function):
@@ -61,7 +105,7 @@ class _FusedKL(torch.autograd.Function):
         head: Tensor,
         weights: Tensor,
         roots_at_once: int,
-        terms: Terms,
+        ops: KLOps,
     ) -> tuple[Tensor, Tensor]:
         steps, roots, _ = drafts.shape
         losses = torch.zeros(steps, dtype=torch.float32, device=drafts.device)
@@ -72,13 +116,13 @@ class _FusedKL(torch.autograd.Function):
             # Neighbouring roots share positions: each position's logits are computed once a part.
             places = decided[part] + torch.arange(steps, device=decided.device)[:, None]  # [steps, part]
             shared, local = torch.unique(places, return_inverse=True)
-            target_logits = target[shared] @ head.T  # [positions, vocab]
+            target_logits = ops.summarise(target[shared] @ head.T)  # [positions, vocab]
             for step in range(steps):
                 drafter_logits = drafts[step, part] @ head.T  # [part, vocab]
-                loss, gradient, match = terms(target_logits, local[step], drafter_logits, weights[step, part])
-                losses[step] += loss.sum()
-                matches[step, part] = match
-                gradients[step, part] = gradient @ head
+                terms = ops.terms(target_logits, local[step], drafter_logits, weights[step, part])
+                losses[step] += terms.losses.sum()
+                matches[step, part] = terms.matches
+                torch.mm(terms.gradients, head, out=gradients[step, part])
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(matches)
         return losses, matches
@@ -100,7 +144,7 @@ def fused_kl(
     weights: Tensor,
     *,
     roots_at_once: int,
-    terms: Terms = kl_terms,
+    ops: KLOps | None = None,
 ) -> KLResult:
     """Weighted forward KL of all draft steps.
 
@@ -112,7 +156,8 @@ def fused_kl(
         head: LM head rows [vocab, hidden], frozen.
         weights: of each root and step, float32 [steps, roots]; 0 leaves it out.
         roots_at_once: roots whose logits exist at one time.
-        terms: `kl_terms`, or a compiled form of it.
+        ops: how; plain PyTorch when left out.
     """
-    losses, matches = _FusedKL.apply(drafts, target, decided, head, weights, roots_at_once, terms)
+    ops = TorchKL() if ops is None else ops
+    losses, matches = _FusedKL.apply(drafts, target, decided, head, weights, roots_at_once, ops)
     return KLResult(losses, matches)

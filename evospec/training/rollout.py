@@ -144,8 +144,7 @@ class Rollout(Generic[T]):
             for place, (_, prompt) in enumerate(group):
                 tokens[place, : lengths[place]] = torch.tensor(prompt.tokens[:-1])
             apart = self._target.new_cache(len(group), width)
-            starts = torch.zeros(len(group), dtype=torch.int64, device=device)
-            self._target.forward(tokens.to(device), Window(0, starts, width, width), apart)
+            self._target.forward(tokens.to(device), Window.from_start(len(group), width, device), apart)
             self._cache.adopt(apart, rows)
         for buffer, values in (
             (self._last, [prompt.tokens[-1] for _, prompt in group]),

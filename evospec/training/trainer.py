@@ -10,18 +10,17 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from evospec.align.acceptance import AcceptanceCounts, acceptance_length
 from evospec.errors import EvoSpecError
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import Window
 from evospec.models.target import Target
-from evospec.models.unroll import unroll
+from evospec.models.unroll import DraftStep, unroll
 from evospec.training.batch import Batch
 from evospec.training.corpus import Corpus, Document
 from evospec.training.ema import WeightAverage
-from evospec.training.fused_kl import KLResult, Terms, fused_kl, kl_terms
+from evospec.training.fused_kl import KernelKL, KLOps, KLResult, TorchKL, fused_kl
 from evospec.training.memory import memory_errors, training_advice
 from evospec.training.order import Position, batches_from
 from evospec.training.plan import TrainingPlan
@@ -29,8 +28,6 @@ from evospec.training.progress import Progress, StepFigures, is_timed
 from evospec.training.schedule import rate_factor
 from evospec.training.state import TrainerState
 from evospec.training.warm_start import start_from_target
-
-_ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class DivergedError(EvoSpecError):
@@ -60,7 +57,8 @@ class DrafterTrainer:
             fused=on_gpu,
         )
         self._average = WeightAverage(self.drafter, plan.ema) if plan.ema else None
-        self._terms: Terms = torch.compile(kl_terms, dynamic=True) if on_gpu else kl_terms
+        self._kl: KLOps = KernelKL() if on_gpu else TorchKL()
+        self._draft_step = DraftStep.compiled() if on_gpu else DraftStep.plain()
 
     def train(self, corpus: Corpus, indices: np.ndarray, report: Callable[[Progress], None]) -> None:
         """Trains on these documents of the corpus, from where it stands to the end of the plan.
@@ -157,10 +155,10 @@ class DrafterTrainer:
         scale = self._begin(features) if self._scale is None else self._scale
         embeddings = self.target.tables.embed(batch.tokens[:, 1:])
         fitted = (features[:, : batch.width] / scale).to(features.dtype)
-        # cuDNN's attention builds a plan for each new shape, which costs more than it saves here.
-        with self._autocast(), sdpa_kernel(_ATTENTION):
-            states = unroll(self.drafter, fitted, embeddings, batch.steps)
-            drafts = torch.stack([state.flatten(0, 1)[batch.roots] for state in states])
+        with self._autocast():
+            states = unroll(self.drafter, fitted, embeddings, batch.steps, self._draft_step)
+            # `index_select`: the gradient of plain indexing sorts its indices first.
+            drafts = torch.stack([state.flatten(0, 1).index_select(0, batch.roots) for state in states])
         head = self.target.tables.head
         return fused_kl(
             drafts.to(head.dtype),  # [steps, roots, hidden]
@@ -169,7 +167,7 @@ class DrafterTrainer:
             head,
             weights,
             roots_at_once=self.plan.logit_tokens,
-            terms=self._terms,
+            ops=self._kl,
         )
 
     @torch.no_grad()
@@ -186,9 +184,8 @@ class DrafterTrainer:
     def _run_target(self, batch: Batch) -> tuple[Tensor, Tensor]:
         rows, width = batch.tokens.shape
         cache = self.target.new_cache(rows, width)
-        starts = torch.zeros(rows, dtype=torch.int64, device=batch.tokens.device)
-        with sdpa_kernel(_ATTENTION):
-            output = self.target.forward(batch.tokens, Window(0, starts, width, width), cache)
+        window = Window.from_start(rows, width, batch.tokens.device)
+        output = self.target.forward(batch.tokens, window, cache)
         if output.features is None:
             raise ValueError("the target taps no layers")
         # Leaving inference mode takes a copy: autograd must be able to save these.
