@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 from pydantic import JsonValue
 
-from evospec.align.degenerate import LARGEST_LOOP_SHARE, LONGEST_PERIOD, is_degenerate
+from evospec.align.degenerate import is_degenerate
 from evospec.errors import EvoSpecError
 from evospec.models.target import Target
 from evospec.training.corpus import Corpus, Document
@@ -26,7 +26,6 @@ from evospec.training.records import read_conversations, read_texts
 from evospec.training.sources import Source
 
 _REPORTED_EVERY = 256  # documents
-_RUN_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ class CorpusBuilder:
             learnt = document.tokens[document.answer :]
             if len(learnt) < self._plan.shortest:
                 section.short += 1
-            elif may_loop(learnt) and is_degenerate(learnt):
+            elif is_degenerate(learnt):
                 section.degenerate += 1
             else:
                 self._writer.add(document)
@@ -172,18 +171,6 @@ class CorpusBuilder:
         for part, amount in zip(parts, amounts, strict=True):
             keep[part[choose_documents(lengths[part], amount, rng)]] = True
         return keep
-
-
-def may_loop(token_ids: np.ndarray) -> bool:
-    """False for most text that `is_degenerate` does not hold for, ten times as fast; true wherever it does.
-
-    A stretch with period p holds at most p different runs of four tokens, so a text whose
-    runs mostly differ has no long stretch. (Runs whose hashes collide count as one.)
-    """
-    hashed = token_ids.astype(np.uint64)
-    hashed = hashed[:-1] * _RUN_FACTOR + hashed[1:]
-    hashed = hashed[:-2] * _RUN_FACTOR * _RUN_FACTOR + hashed[2:]
-    return len(np.unique(hashed)) <= (1 - LARGEST_LOOP_SHARE) * len(token_ids) + LONGEST_PERIOD
 
 
 def _report(

@@ -64,7 +64,7 @@ class RolloutPlan:
     """
 
     rows: int = 64
-    question_tokens: int = 96
+    question_tokens: int = 256
     answer_tokens: int = 384
     passage_tokens: int = 512
     shortest_answer: int = 8

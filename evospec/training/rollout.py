@@ -3,8 +3,10 @@ but once in `_INTERVAL` steps."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
 import torch
@@ -107,20 +109,30 @@ class Rollout(Generic[T]):
     def generate(
         self, prompts: Iterator[Prompt[T]], over: Callable[[], bool] = lambda: False
     ) -> Iterator[Continuation[T]]:
-        """Yields continuations as they end; takes the next prompts as rows become free.
+        """Yields continuations some steps after they end; takes the next prompts as rows become free.
 
         Args:
             over: asked every few steps; True ends it, with rows left unfinished.
         """
+        ended: list[Continuation[T]] = []
+        ahead: deque[Prompt[T]] = deque()
         while not over():
-            self._refill(prompts)
+            if not self.busy:
+                yield from ended
+                ended = []
+            self._refill(chain(_drained(ahead), prompts))
             if not self.busy:
                 return
             for _ in range(_INTERVAL):
                 self._advance()
-            yield from self._collect()
+            # What the host does from here up to `_collect`, it does while the device works.
+            yield from ended
+            ahead.extend(islice(prompts, max(len(ended) - len(ahead), 0)))
+            ended = self._collect()
+        yield from ended
 
     def _refill(self, prompts: Iterator[Prompt[T]]) -> None:
+        """Starts prompts in the rows that are free."""
         free = [row for row, prompt in enumerate(self._prompts) if prompt is None]
         chosen: list[tuple[int, Prompt[T]]] = list(zip(free, prompts, strict=False))
         chosen.sort(key=lambda item: len(item[1].tokens))
@@ -205,3 +217,8 @@ class Rollout(Generic[T]):
             prompt = self._prompts[row]
             self._reach[row] = len(prompt.tokens) - 1 + counts[row] if prompt is not None else reach
         return results
+
+
+def _drained(items: deque[Prompt[T]]) -> Iterator[Prompt[T]]:
+    while items:
+        yield items.popleft()
