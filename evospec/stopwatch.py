@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+# What each part holds, on a GPU only where the device waits for it or works on it:
+# vocabulary: learning from the last cycle, and writing rows; `CudaStopwatch` tells what is hidden.
+# host: all that is no other part.
 CyclePart = Literal["draft_layer", "draft_head", "target_layers", "target_head", "vocabulary", "host"]
 
 

@@ -66,7 +66,12 @@ class CudaStopwatch:
 
     Marks within a CUDA graph become nodes of it, recorded anew at each replay. Which graphs a
     step replayed is seen by the times: an event that lies before the step's beginning is of
-    another. `vocabulary` is the host's time: what it does on the device hides in the gaps.
+    another.
+
+    Learning runs on the host while the device is busy with the cycle: only what the device is
+    kept from by it counts. `vocabulary` is the time between the end of the target's pass and the end
+    of the row update behind it: writing rows, and waiting for bookkeeping that takes longer than the
+    pass. `host` is the rest of the step, in which the device has nothing to do.
     """
 
     def __init__(self) -> None:
@@ -74,14 +79,12 @@ class CudaStopwatch:
         self._live: list[_Mark] = []
         self._began = _new_event()
         self._wall = 0.0
-        self._vocabulary = 0.0
-        self._since: float | None = None
         self._disturbed = False
 
     def start(self) -> None:
         torch.cuda.synchronize()
         self._live.clear()
-        self._vocabulary, self._since, self._disturbed = 0.0, None, False
+        self._disturbed = False
         self._began = _new_event()
         self._began.record()
         self._wall = perf_counter()
@@ -93,10 +96,6 @@ class CudaStopwatch:
             self._captured.append(_Mark(part, event))
             self._disturbed = True  # a step that captures takes far longer than any other
             return
-        now = perf_counter()
-        if self._since is not None:
-            self._vocabulary += now - self._since
-        self._since = now if part == "vocabulary" else None
         event = _new_event()
         event.record()
         self._live.append(_Mark(part, event))
@@ -114,7 +113,6 @@ class CudaStopwatch:
         ours = [entry for entry in timeline if entry[0] >= 0]
         for (began, part), (ended, _) in pairwise(ours):
             seconds[part] += ended - began
-        seconds["vocabulary"] = self._vocabulary
         seconds["host"] = wall - sum(value for part, value in seconds.items() if part != "host")
         return seconds
 

@@ -12,7 +12,7 @@ from evospec.decoding.sampling import Purpose, SamplingBatch, draw, uniforms
 from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.tables import TokenTables
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from evospec.decoding.draft import Draft, DraftTree
 from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import MOST_PLACES, KVCache, Tree, Window
 from evospec.models.tables import TokenTables
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 
 # A child must score below its parent, or it could be kept without it.
 _LEAST_COST = 1e-4

@@ -117,24 +117,39 @@ class BatchState:
         """Draft tokens that each row can use: one token more is emitted than accepted [rows]."""
         return (self.remaining[:rows] - 1).clamp(0, deepest)
 
-    def advance(self, verdict: Verdict, features: Tensor | None, kept: Tensor, drawn: int) -> None:
-        """Takes in a cycle's outcome.
+    def advance(self, verdict: Verdict, features: Tensor | None, *, absorbed: bool, drawn: int) -> Tensor:
+        """Takes in a cycle's outcome; returns the tokens that each row emits [rows].
 
         Args:
             features: of the places that decided the emitted tokens [rows, depth + 1, features].
-            kept: pending pairs that this cycle did not write to the drafter's cache [rows].
+            absorbed: whether this cycle wrote the pending pairs to the drafter's cache.
             drawn: draft tokens drawn per row.
         """
-        rows, width = verdict.tokens.shape
-        count = torch.where(self.remaining[:rows] > 0, verdict.accepted + 1, 0)  # 0: no request
+        rows = verdict.tokens.shape[0]
+        # No draft reaches past what remains, so this is accepted + 1; without a request it is 0.
+        count = torch.minimum(verdict.accepted + 1, self.remaining[:rows])
         if features is not None:
-            # Places past a row's count are written too; the next cycle overwrites them.
-            where = kept[:, None] + torch.arange(width, device=kept.device)  # [rows, width]
-            self.pending_tokens[:rows].scatter_(1, where, verdict.tokens)
-            wide = where[..., None].expand(-1, -1, features.shape[-1])
-            self.pending_features[:rows].scatter_(1, wide, features)
-            self.pending[:rows] = kept + count
+            self._keep_pending(verdict.tokens, features, count, absorbed=absorbed)
         self.last[:rows] = verdict.tokens.gather(1, verdict.accepted[:, None])[:, 0]
         self.cached[:rows] += count
         self.remaining[:rows] -= count
-        self.drawn[:rows] += drawn
+        if drawn:
+            self.drawn[:rows] += drawn
+        return count
+
+    def _keep_pending(self, tokens: Tensor, features: Tensor, count: Tensor, *, absorbed: bool) -> None:
+        """Adds a cycle's pairs [rows, width] to those that wait, or begins anew.
+
+        Places past a row's count are written too; the next cycle overwrites them.
+        """
+        rows, width = tokens.shape
+        if absorbed:
+            self.pending_tokens[:rows, :width] = tokens
+            self.pending_features[:rows, :width] = features
+            self.pending[:rows] = count
+            return
+        where = self.pending[:rows, None] + torch.arange(width, device=tokens.device)  # [rows, width]
+        self.pending_tokens[:rows].scatter_(1, where, tokens)
+        wide = where[..., None].expand(-1, -1, features.shape[-1])
+        self.pending_features[:rows].scatter_(1, wide, features)
+        self.pending[:rows] += count

@@ -7,6 +7,7 @@ import torch
 from evospec.align.recorder import TraceRecorder
 from evospec.config import Config
 from evospec.engine.engine import Engine
+from evospec.engine.observer import Learners
 from evospec.errors import DrafterMismatchError
 from evospec.models.attention import ATTENTION_NAME, register_attention
 from evospec.models.drafter_store import (
@@ -89,12 +90,14 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
         loaded.drafter,
         config.engine,
         fingerprints,
-        vocabulary=vocabulary,
-        ranked_k=config.vocabulary.top_k if dynamic else 0,
-        prompt_ranked=config.vocabulary.prompt_ranked,
-        trace_k=config.alignment.trace_top_k,
-        recorder=recorder,
-        semantic=semantic,
+        learners=Learners(
+            vocabulary=vocabulary,
+            ranked_k=config.vocabulary.top_k if dynamic else 0,
+            prompt_ranked=config.vocabulary.prompt_ranked,
+            recorder=recorder,
+            trace_k=config.alignment.trace_top_k,
+            semantic=semantic,
+        ),
     )
 
 

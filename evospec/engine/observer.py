@@ -1,7 +1,11 @@
-"""What a cycle teaches: reported to the vocabulary, the trace recorder and the semantic source."""
+"""What cycles teach: reported to the vocabulary, the trace recorder and the semantic source.
+
+Learning waits until the next cycle has been launched, so that the device never waits for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +13,10 @@ import torch
 from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
-from evospec.engine.passes import Prompted, Verified
+from evospec.engine.contexts import ContextVectors
+from evospec.engine.host_copy import Fetched, fetch
+from evospec.engine.passes import Prompted
+from evospec.engine.report import Report, Wanted
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
 from evospec.vocab.policy import VocabularyPolicy
@@ -17,20 +24,30 @@ from evospec.vocab.semantic import SemanticSource
 
 
 @dataclass(frozen=True, slots=True)
-class TopTokens:
-    """The target's best tokens per position, on the host.
+class Learners:
+    """Who learns; each may be absent.
 
-    `ids` int64 and `logprobs` float32, [rows, places, k].
+    Attributes:
+        vocabulary: which rows the drafter scores; None scores the full head.
+        ranked_k: target's best tokens reported to the vocabulary per position.
+        prompt_ranked: latest prompt positions they are reported for at prefill.
+        recorder: where acceptance traces are assembled.
+        trace_k: target's best tokens per traced position.
+        semantic: the request contexts to search for.
     """
 
-    ids: np.ndarray
-    logprobs: np.ndarray
+    vocabulary: VocabularyPolicy | None = None
+    ranked_k: int = 0
+    prompt_ranked: int = 0
+    recorder: TraceRecorder | None = None
+    trace_k: int = 0
+    semantic: SemanticSource | None = None
 
-    @classmethod
-    def of(cls, logits: Tensor, k: int) -> TopTokens:
-        values, ids = logits.topk(k, dim=-1)
-        logprobs = values - logits.logsumexp(dim=-1, keepdim=True)
-        return cls(ids.cpu().numpy(), logprobs.cpu().numpy())
+    def wanted(self, vocab_size: int, *, traced: bool) -> Wanted:
+        """What a cycle has to report to them."""
+        ranked = self.ranked_k if self.vocabulary is not None else 0
+        best = self.trace_k if traced and self.recorder is not None else 0
+        return Wanted(min(ranked, vocab_size), min(best, vocab_size))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,88 +56,134 @@ class Emission:
 
     Attributes:
         tokens: the kept tokens.
-        missed: whether each was outside the active rows when the draft was made, bool [tokens].
+        last: whether the request ended with them.
     """
 
+    state: RequestState
     row: int
     tokens: list[int]
     drafted: int
     accepted: int
-    missed: np.ndarray
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Lesson:
+    """A cycle that nobody has learned from yet; features are [rows, places, taps * hidden]."""
+
+    report: Report
+    emissions: list[Emission]
+    features: Fetched | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Best:
+    """The target's best tokens and their log-probabilities, [rows, places, k] each."""
+
+    ids: np.ndarray
+    logprobs: np.ndarray
 
 
 class Observer:
-    """Feeds the optional learners; each may be absent."""
+    """Feeds the learners.
 
-    def __init__(
-        self,
-        target: Target,
-        vocabulary: VocabularyPolicy | None,
-        recorder: TraceRecorder | None,
-        semantic: SemanticSource | None,
-        *,
-        ranked_k: int,
-        prompt_ranked: int,
-        trace_k: int,
-    ) -> None:
+    Args:
+        contexts: what slots hold of the requests in them; None when nobody searches.
+    """
+
+    def __init__(self, target: Target, learners: Learners, contexts: ContextVectors | None) -> None:
         self._target = target
-        self._vocabulary = vocabulary
-        self._recorder = recorder
-        self._semantic = semantic
-        self._ranked_k = ranked_k if vocabulary is not None else 0
-        self._prompt_ranked = prompt_ranked
-        self._trace_k = trace_k if recorder is not None else 0
+        self._learners = learners
+        self._vocabulary = learners.vocabulary
+        self._recorder = learners.recorder
+        self._semantic = learners.semantic
+        self._contexts = contexts
+        self._lesson: _Lesson | None = None
+        self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
+        self._untraced = learners.wanted(target.vocab_size, traced=False)
+        self._traced = learners.wanted(target.vocab_size, traced=True)
+
+    def wanted(self, states: Sequence[RequestState]) -> Wanted:
+        """What a cycle of these requests has to report."""
+        if self._recorder is not None and any(state.request.trace for state in states):
+            return self._traced
+        return self._untraced
 
     def admit(self, state: RequestState) -> None:
         if self._vocabulary is not None:
             self._vocabulary.admit(state.request.id, state.request.prompt_ids)
 
-    def missed(self, tokens: list[int]) -> np.ndarray:
-        if self._vocabulary is None:
-            return np.zeros(len(tokens), dtype=bool)
-        return ~self._vocabulary.contains(np.asarray(tokens, dtype=np.int64))
-
     @torch.inference_mode()
     def prompt(self, state: RequestState, prompted: Prompted) -> None:
         """Reports a completed prefill, before its first token is reported."""
-        if self._semantic is not None:
-            self._semantic.admit(state.request, prompted.hidden)
-        if self._ranked_k and self._prompt_ranked and self._vocabulary is not None:
-            logits = self._target.logits(prompted.hidden[-self._prompt_ranked :])
-            self._vocabulary.ranked(logits.topk(self._ranked_k, dim=-1).indices.cpu().numpy())
-        if self._recorder is not None and prompted.features is not None and state.request.trace:
-            self._recorder.prompt(state.request.id, state.request.prompt_ids, prompted.features[:-1])
+        request, learners = state.request, self._learners
+        if self._semantic is not None and self._contexts is not None:
+            self._semantic.admit(request, self._contexts.vector(state.slot).cpu().numpy())
+        if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
+            logits = self._target.logits(prompted.hidden[-learners.prompt_ranked :])
+            best = logits.topk(self._untraced.ranked, dim=-1).indices
+            self._vocabulary.ranked(best.cpu().numpy())
+        if self._recorder is not None and prompted.features is not None and request.trace:
+            features = prompted.features[:-1][-self._recorder.context :].cpu()
+            self._recorder.prompt(request.id, request.prompt_ids, features)
 
-    def top_tokens(self, logits: Tensor) -> TopTokens | None:
-        """Best tokens of a batch [rows, places, vocab], once for all who want them."""
-        k = min(max(self._ranked_k, self._trace_k), logits.shape[-1])
-        return TopTokens.of(logits, k) if k else None
+    def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
+        """Keeps a cycle for `learn`, which must be called before the next."""
+        self._lesson = _Lesson(report, emissions, features)
 
-    def emitted(
-        self, state: RequestState, emission: Emission, decided: Verified, top: TopTokens | None
-    ) -> None:
-        """Reports the tokens one row emitted."""
-        request_id, count, row = state.request.id, len(emission.tokens), emission.row
+    def learn(self) -> int:
+        """Learns from the last cycle, and lets the vocabulary change.
+
+        Returns:
+            Number of head rows written.
+        """
+        vectors, self._vectors = self._vectors, []
+        for request_id, vector in vectors:
+            if self._semantic is not None:
+                self._semantic.look_up(request_id, vector.tensor().numpy())
+        lesson, self._lesson = self._lesson, None
+        if lesson is not None:
+            self._take_in(lesson)
+        return self._vocabulary.apply() if self._vocabulary is not None else 0
+
+    def _take_in(self, lesson: _Lesson) -> None:
+        best = _Best(lesson.report.best(), lesson.report.logprobs())
+        for emission in lesson.emissions:
+            self._emitted(emission, best)
+            if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
+                self._record(self._recorder, emission, best, lesson.features.tensor(), lesson.report)
+            if emission.last:
+                self.finish(emission.state)
+
+    def _emitted(self, emission: Emission, best: _Best) -> None:
+        state, tokens, row = emission.state, emission.tokens, emission.row
+        request_id, count = state.request.id, len(tokens)
         if self._vocabulary is not None:
-            self._vocabulary.emitted(request_id, emission.tokens)
-            if top is not None and self._ranked_k:
-                self._vocabulary.ranked(top.ids[row, :count, : self._ranked_k])
-        if self._semantic is not None:
-            self._semantic.emitted(request_id, emission.tokens, decided.hidden[row, :count])
-        if self._recorder is None or not state.request.trace or decided.features is None or top is None:
-            return
-        self._recorder.emitted(
-            request_id,
-            features=decided.features[row, :count],
+            self._vocabulary.emitted(request_id, tokens)
+            if self._untraced.ranked:
+                self._vocabulary.ranked(best.ids[row, :count, : self._untraced.ranked])
+        if self._semantic is not None and self._contexts is not None:
+            due = self._semantic.emitted(request_id, tokens)
+            if due and not emission.last:
+                self._vectors.append((request_id, fetch(self._contexts.vector(state.slot))))
+
+    def _record(
+        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, report: Report
+    ) -> None:
+        row, count = emission.row, len(emission.tokens)
+        recorder.emitted(
+            emission.state.request.id,
+            features=features[row, :count],
             tokens=emission.tokens,
-            top_ids=top.ids[row, :count, : self._trace_k],
-            top_logprobs=top.logprobs[row, :count, : self._trace_k],
+            top_ids=best.ids[row, :count, : self._traced.traced],
+            top_logprobs=best.logprobs[row, :count],
             drafted=emission.drafted,
             accepted=emission.accepted,
-            missed=emission.missed,
+            missed=~np.array(report.covered(row, count)),
         )
 
     def finish(self, state: RequestState) -> None:
+        """A request has ended, and all it emitted is learned."""
         request_id = state.request.id
         if self._vocabulary is not None:
             self._vocabulary.finish(request_id)

@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from evospec.decoding.verify import Verdict
+from evospec.decoding.sampling import SamplingBatch
+from evospec.engine.batch_state import BatchState
 from evospec.engine.plan import DraftPlan
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """What the target decided, place by place of what is emitted.
-
-    Attributes:
-        logits: float32 [rows, depth + 1, vocab].
-        hidden: [rows, depth + 1, hidden].
-        features: [rows, depth + 1, taps * hidden]; None when nothing is tapped.
-    """
-
-    verdict: Verdict
-    logits: Tensor
-    hidden: Tensor
-    features: Tensor | None
+from evospec.engine.report import Report, ReportLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,33 +21,9 @@ class Prompted:
         features: [positions, taps * hidden]; None when nothing is tapped.
     """
 
-    decided: Verified
+    report: Report
     hidden: Tensor
     features: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A verdict on the host, per row.
-
-    Attributes:
-        accepted: accepted draft tokens.
-        tokens: [depth + 1] each.
-        first: whether the drafter's best guess for the first token was accepted.
-    """
-
-    accepted: list[int]
-    tokens: list[list[int]]
-    first: list[bool]
-
-    @classmethod
-    def of(cls, verdict: Verdict) -> Outcome:
-        """Waits for the device, once."""
-        # A tree bears its best guess for the first token at place 1.
-        first = verdict.accepted > 0 if verdict.places is None else verdict.places[:, 1] == 1
-        numbers = torch.cat((verdict.accepted[:, None], first[:, None].long(), verdict.tokens), dim=1)
-        rows: list[list[int]] = numbers.tolist()
-        return cls([row[0] for row in rows], [row[2:] for row in rows], [row[1] == 1 for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +46,9 @@ class Step:
     any_sampled: bool
     truncated: bool
     draws: bool
+    report: ReportLayout
+
+
+def sampling_of(state: BatchState, step: Step) -> SamplingBatch:
+    """Sampling parameters of a cycle's rows, as views."""
+    return state.sampling(0, step.rows, any_sampled=step.any_sampled, truncated=step.truncated)

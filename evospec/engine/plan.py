@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evospec.config import EngineConfig
 from evospec.decoding.tree import TreeShape
@@ -10,10 +10,24 @@ from evospec.decoding.tree import TreeShape
 
 @dataclass(frozen=True, slots=True)
 class DraftPlan:
-    """A chain of `depth` tokens, or a tree; depth 0 is plain decoding."""
+    """A chain of `depth` tokens, or a tree; depth 0 is plain decoding.
+
+    Attributes:
+        name: as in statistics.
+    """
 
     depth: int
     tree: TreeShape | None = None
+    name: str = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.depth == 0:
+            name = "plain"
+        elif self.tree is None:
+            name = f"chain-{self.depth}"
+        else:
+            name = f"tree-{self.tree.depth}x{self.tree.beam}-{self.tree.nodes}"
+        object.__setattr__(self, "name", name)
 
     @classmethod
     def chain(cls, length: int) -> DraftPlan:
@@ -34,11 +48,7 @@ class DraftPlan:
         return self.depth if self.tree is None else self.tree.depth * self.tree.beam
 
     def __str__(self) -> str:
-        if self.depth == 0:
-            return "plain"
-        if self.tree is None:
-            return f"chain-{self.depth}"
-        return f"tree-{self.tree.depth}x{self.tree.beam}-{self.tree.nodes}"
+        return self.name
 
 
 PLAIN = DraftPlan(0)

@@ -132,7 +132,7 @@ def _combine_kernel(
 
 def takes(queries: int, head_dim: int, itemsize: int) -> bool:
     """Whether the kernel takes so many queries per key head, of `itemsize` bytes an element."""
-    return _query_tile(queries) * head_dim * itemsize <= _QUERY_BYTES
+    return query_tile(queries) * head_dim * itemsize <= _QUERY_BYTES
 
 
 def key_block(head_dim: int, itemsize: int) -> int:
@@ -197,27 +197,47 @@ def decode_attention(
         KV_HEADS=kv_heads,
         GROUPS=groups,
         HEAD_DIM=head_dim,
-        QUERIES=_query_tile(groups * width),
+        QUERIES=query_tile(groups * width),
         BLOCK=block,
         SLIDES=sliding_window is not None,
         IS_TREE=tree is not None,
         num_warps=4,
+        num_stages=stages(groups * width, head_dim, query.element_size()),
     )
     out = torch.empty(rows, width, heads * head_dim, dtype=query.dtype, device=query.device)
-    _combine_kernel[(rows * heads * width,)](
+    combine(partial, maxima, sums, out)
+    return out
+
+
+def combine(partial: Tensor, maxima: Tensor, sums: Tensor, out: Tensor) -> None:
+    """Brings together what programs found in their stretches of keys.
+
+    Args:
+        partial: float32 [rows * heads * width, splits, head_dim].
+        maxima, sums: of the softmax, float32 [rows * heads * width, splits].
+        out: written; [rows, width, heads * head_dim].
+    """
+    queries, splits, head_dim = partial.shape
+    width = out.shape[1]
+    _combine_kernel[(queries,)](
         partial,
         maxima,
         sums,
         out,
         splits,
-        heads,
+        out.shape[2] // head_dim,
         width,
         HEAD_DIM=head_dim,
         SPLITS=max(triton.next_power_of_2(splits), 1),
         num_warps=1,
     )
-    return out
 
 
-def _query_tile(queries: int) -> int:
+def stages(queries: int, head_dim: int, itemsize: int) -> int:
+    """Depth of the pipeline that keys come through: what the queries leave room for."""
+    return 3 if query_tile(queries) * head_dim * itemsize <= _QUERY_BYTES // 4 else 2
+
+
+def query_tile(queries: int) -> int:
+    """Queries that a program has room for."""
     return max(16, triton.next_power_of_2(queries))

@@ -87,19 +87,16 @@ class DecoderBody:
             for kind, shape in self._shapes.items()
         }
         hidden = self._model.embed_tokens(token_ids)
-        change: Tensor | None = None  # what the last part adds to `hidden`
+        change: Tensor | None = None
         entering: list[Tensor] = []
         for index, layer in enumerate(self._layers):
-            hidden, normed = ops.add_norm(hidden, change, layer.input_norm)
+            hidden, qkv = ops.norm_project(hidden, change, layer.input_norm, layer.qkv)
             entering.append(hidden)
-            qkv = layer.qkv(normed)
-            attended = layer.output(ops.attend(qkv, plans[layer.kind], layer.head_norms, cache, index))
-            if layer.attention_norm is not None:
-                attended = ops.add_norm(attended, None, layer.attention_norm)[1]
-            hidden, normed = ops.add_norm(hidden, attended, layer.mlp_norm)
-            change = layer.down(ops.gate(layer.gate_up(normed), gelu=self._is_gelu))
-            if layer.mlp_output_norm is not None:
-                change = ops.add_norm(change, None, layer.mlp_output_norm)[1]
+            attended = ops.attend(qkv, plans[layer.kind], layer.head_norms, cache, index)
+            hidden, change = ops.extend(hidden, attended, layer.output, layer.attention_norm)
+            gelu = self._is_gelu
+            hidden, active = ops.norm_gate(hidden, change, layer.mlp_norm, layer.gate_up, gelu=gelu)
+            hidden, change = ops.extend(hidden, active, layer.down, layer.mlp_output_norm)
         _, normed = ops.add_norm(hidden, change, self._final_norm)
         return BodyOutput(normed, [entering[tap] for tap in taps])
 

@@ -63,7 +63,7 @@ class DraftBody:
 
     def fuse(self, features: Tensor) -> Tensor:
         """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
-        return self._fc(self.drafter.normed_features(features))
+        return self._ops.project(self.drafter.normed_features(features), self._fc)
 
     def norm(self, hidden: Tensor) -> Tensor:
         """Hidden states ready for the head."""
@@ -89,13 +89,15 @@ class DraftBody:
         ops, layer = self._ops, self.drafter.layer
         hidden = hidden.contiguous()
         plan = ops.plan(window, self._shape, self._rotary)
-        _, normed = ops.add_norm(hidden, None, self._hidden_norm)
-        _, embedded = ops.add_norm(embeddings, None, self._embedding_norm)
-        qkv = self._qkv(torch.cat((embedded, normed), dim=-1))
-        attended = self._output(ops.attend(qkv, plan, None, cache, 0))
-        residual = normed if layer.norm_before_residual else hidden
-        hidden, inner = ops.add_norm(residual, attended, self._mlp_norm)
-        hidden = hidden + self._down(ops.gate(self._gate_up(inner), gelu=False))
+        norms = (self._embedding_norm, self._hidden_norm)
+        qkv = ops.norm_project_pair(embeddings, hidden, norms, self._qkv)
+        attended = ops.attend(qkv, plan, None, cache, 0)
+        if layer.norm_before_residual:
+            _, hidden = ops.add_norm(hidden, None, self._hidden_norm)
+        hidden, change = ops.extend(hidden, attended, self._output, None)
+        hidden, active = ops.norm_gate(hidden, change, self._mlp_norm, self._gate_up, gelu=False)
+        hidden, change = ops.extend(hidden, active, self._down, None)
+        hidden = hidden if change is None else hidden + change
         self.stopwatch.mark("draft_head")
         return hidden
 

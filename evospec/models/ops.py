@@ -1,4 +1,4 @@
-"""What decoder layers are made of, apart from their matrix products."""
+"""What decoder layers are made of."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.nn.functional import silu
 
 from evospec.models.attention import grouped_attention
 from evospec.models.kv_cache import KVCache, Window
+from evospec.models.projection import Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,34 @@ class AttentionPlan:
 
 
 class LayerOps(Protocol):
+    """A layer in five steps.
+
+    The residual stream is `hidden` and a `change` that is still to be added to it, if it is not
+    None: implementations add it where that costs least.
+    """
+
     def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
         """Args: table: cosines and signed sines [2, positions, head_dim]."""
         ...
 
     def add_norm(self, hidden: Tensor, change: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
         """hidden + change, and its norm, [..., hidden] each."""
+        ...
+
+    def project(self, states: Tensor, projection: Projection) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        ...
+
+    def norm_project(
+        self, hidden: Tensor, change: Tensor | None, norm: Norm, projection: Projection
+    ) -> tuple[Tensor, Tensor]:
+        """hidden + change [..., hidden], and the projection of its norm [..., outputs]."""
+        ...
+
+    def norm_project_pair(
+        self, first: Tensor, second: Tensor, norms: tuple[Norm, Norm], projection: Projection
+    ) -> Tensor:
+        """The projection of two tensors' norms, concatenated: [..., inputs] each to [..., outputs]."""
         ...
 
     def attend(
@@ -98,8 +121,21 @@ class LayerOps(Protocol):
         """
         ...
 
-    def gate(self, gate_up: Tensor, *, gelu: bool) -> Tensor:
-        """[..., 2 * columns] to act(gate) * up [..., columns]; SiLU, or GELU's tanh form."""
+    def norm_gate(
+        self, hidden: Tensor, change: Tensor | None, norm: Norm, gate_up: Projection, *, gelu: bool
+    ) -> tuple[Tensor, Tensor]:
+        """hidden + change [..., hidden], and act(gate) * up of its norm [..., columns].
+
+        Args:
+            gate_up: the gate's rows [columns, hidden], then those that they multiply.
+            gelu: GELU's tanh form rather than SiLU.
+        """
+        ...
+
+    def extend(
+        self, hidden: Tensor, states: Tensor, projection: Projection, norm: Norm | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The residual stream and its change, which is the projection of `states`, normed where asked."""
         ...
 
 
@@ -113,6 +149,20 @@ class TorchOps:
     def add_norm(self, hidden: Tensor, change: Tensor | None, norm: Norm) -> tuple[Tensor, Tensor]:
         hidden = hidden if change is None else hidden + change
         return hidden, norm(hidden)
+
+    def project(self, states: Tensor, projection: Projection) -> Tensor:
+        return projection(states)
+
+    def norm_project(
+        self, hidden: Tensor, change: Tensor | None, norm: Norm, projection: Projection
+    ) -> tuple[Tensor, Tensor]:
+        hidden, normed = self.add_norm(hidden, change, norm)
+        return hidden, projection(normed)
+
+    def norm_project_pair(
+        self, first: Tensor, second: Tensor, norms: tuple[Norm, Norm], projection: Projection
+    ) -> Tensor:
+        return projection(torch.cat((norms[0](first), norms[1](second)), dim=-1))
 
     def attend(
         self, qkv: Tensor, plan: AttentionPlan, norms: HeadNorms | None, cache: KVCache, layer: int
@@ -128,9 +178,18 @@ class TorchOps:
         attended = grouped_attention(_rotate(query, plan.rotary), keys, values, plan.mask, shape.scale)
         return attended.transpose(1, 2).flatten(-2)
 
-    def gate(self, gate_up: Tensor, *, gelu: bool) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        return (gelu_of(gate, approximate="tanh") if gelu else silu(gate)) * up
+    def norm_gate(
+        self, hidden: Tensor, change: Tensor | None, norm: Norm, gate_up: Projection, *, gelu: bool
+    ) -> tuple[Tensor, Tensor]:
+        hidden, both = self.norm_project(hidden, change, norm, gate_up)
+        gate, up = both.chunk(2, dim=-1)
+        return hidden, (gelu_of(gate, approximate="tanh") if gelu else silu(gate)) * up
+
+    def extend(
+        self, hidden: Tensor, states: Tensor, projection: Projection, norm: Norm | None
+    ) -> tuple[Tensor, Tensor | None]:
+        change = projection(states)
+        return hidden, change if norm is None else norm(change)
 
 
 def _rotate(states: Tensor, rotary: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 import numpy as np
+import torch
 
 from evospec.align.degenerate import is_degenerate
 from evospec.models.target import Target
@@ -85,7 +86,7 @@ def write_conversations(
     Answers under way when time is up are kept as far as they got.
 
     Args:
-        report: called with (tokens so far, share of the plan done).
+        report: called with (tokens written so far, share of the plan done).
     """
     author = _Author(target, seeds, plan)
     positions = max(LONGEST_PROMPT, plan.passage_tokens + _TASK_TOKENS) + plan.answer_tokens
@@ -108,6 +109,9 @@ def write_conversations(
         tokens += author.receive(continuation)
     for continuation in rollout.unfinished():
         author.receive(continuation)
+    del rollout
+    if target.device.type == "cuda":
+        torch.cuda.empty_cache()  # its caches fill most of the device, which others may share
     return author.documents
 
 
@@ -157,18 +161,16 @@ class _Author:
                 yield Prompt(context, 1.0, self._plan.question_tokens, _Turn(is_answer=False, start=start))
 
     def receive(self, continuation: Continuation[_Turn]) -> int:
-        """Takes in a finished row; returns the answer tokens kept."""
+        """Takes in a finished row; returns the tokens that were written."""
         turn, tokens = continuation.prompt.owner, continuation.tokens
         if not turn.is_answer:
             ended = bool(tokens) and tokens[-1] in self._target.eos_ids
             question = turn.start + (tokens[:-1] if ended else tokens)
             if question:
                 self._asked.append(question)
-            return 0
-        if len(tokens) < self._plan.shortest_answer or is_degenerate(np.asarray(tokens)):
-            return 0
-        context = continuation.prompt.tokens
-        self.documents.append(Document(np.asarray([*context, *tokens]), len(context)))
+        elif len(tokens) >= self._plan.shortest_answer and not is_degenerate(np.asarray(tokens)):
+            context = continuation.prompt.tokens
+            self.documents.append(Document(np.asarray([*context, *tokens]), len(context)))
         return len(tokens)
 
     def _answer(self, turn: list[int]) -> Prompt[_Turn]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from evospec.config import VocabularyConfig
-from evospec.vocab.active import ActiveRows, HeadView
+from evospec.vocab.active import ActiveRows
+from evospec.vocab.head_rows import HeadView
 
 # Scores of the sources. Only their order and distance to eviction matter; the values are ours.
 CORE_SCORE = 1.0  # pinned as well, so never evicted
@@ -25,15 +27,21 @@ class _Context:
         self.limit = limit
         self.pinned: dict[int, None] = {}
 
-    def use(self, token_ids: Sequence[int]) -> None:
-        """Marks tokens as the latest."""
-        for token in token_ids:
+    def use(self, token_ids: Sequence[int]) -> list[int]:
+        """Marks tokens as the latest, oldest first, and drops those beyond the limit.
+
+        Returns:
+            What is left of them: distinct, latest first.
+        """
+        latest = list(islice(dict.fromkeys(reversed(token_ids)), self.limit))
+        for token in reversed(latest):
             self.pinned.pop(token, None)
             self.pinned[token] = None
+        return latest
 
     def overflow(self) -> list[int]:
         """Removes and returns the oldest ids beyond the limit."""
-        excess = list(self.pinned)[: max(0, len(self.pinned) - self.limit)]
+        excess = list(islice(self.pinned, max(0, len(self.pinned) - self.limit)))
         for token in excess:
             del self.pinned[token]
         return excess
@@ -42,20 +50,20 @@ class _Context:
 class DynamicVocabulary:
     """Core, context, verification and retrieval feed one buffer of active rows.
 
-    Reports are collected and brought in at once by `apply`, so that a cycle pays
-    for one gather at most.
+    Reports are collected and brought in at once by `apply`, with one copy to the device
+    and one gather.
     """
 
     def __init__(self, rows: ActiveRows, core: np.ndarray, config: VocabularyConfig, max_batch: int) -> None:
         self._rows = rows
         rows.activate(core, CORE_SCORE)
         rows.pin(core)
+        rows.write()
         # Requests may pin three quarters of what the core leaves; the rest stays for the other sources.
         self._pin_limit = min(config.context_window, (rows.capacity - len(core)) * 3 // 4 // max_batch)
         self._contexts: dict[str, _Context] = {}
         self._used: dict[str, list[int]] = {}
-        self._ids: list[np.ndarray] = []
-        self._scores: list[np.ndarray] = []
+        self._proposed: dict[int, float] = {}  # best score of each token
 
     @property
     def epoch(self) -> int:
@@ -63,9 +71,6 @@ class DynamicVocabulary:
 
     def head(self) -> HeadView:
         return self._rows.view()
-
-    def contains(self, token_ids: np.ndarray) -> np.ndarray:
-        return self._rows.contains(token_ids)
 
     def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None:
         self._contexts[request_id] = _Context(self._pin_limit)
@@ -75,16 +80,17 @@ class DynamicVocabulary:
         self._used.setdefault(request_id, []).extend(token_ids)
 
     def ranked(self, top_ids: np.ndarray) -> None:
-        if not top_ids.size:
-            return
-        scores = RANKED_SCORE * 0.5 ** np.arange(top_ids.shape[1])
-        self._propose(top_ids.ravel(), np.tile(scores, top_ids.shape[0]))
+        for rank, token_ids in enumerate(top_ids.T.tolist()):
+            score = RANKED_SCORE * 0.5**rank
+            for token in token_ids:
+                self._propose(token, score)
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
         if not len(token_ids):
             return
-        values = np.asarray(weights, dtype=np.float64)
-        self._propose(np.asarray(token_ids, dtype=np.int64), RETRIEVED_SCORE * values / values.max())
+        heaviest = max(weights)
+        for token, weight in zip(token_ids, weights, strict=True):
+            self._propose(token, RETRIEVED_SCORE * weight / heaviest)
 
     def finish(self, request_id: str) -> None:
         context = self._contexts.pop(request_id, None)
@@ -94,33 +100,38 @@ class DynamicVocabulary:
 
     def apply(self) -> int:
         self._rows.tick()
-        written = 0
+        proposed, self._proposed = self._proposed, {}
+        fresh: list[tuple[_Context, int]] = []
+        left: list[int] = []
         for request_id, tokens in self._used.items():
-            written += self._pin_context(self._contexts[request_id], tokens)
+            context = self._contexts[request_id]
+            fresh += [(context, token) for token in dict.fromkeys(tokens) if token not in context.pinned]
+            proposed.update(dict.fromkeys(context.use(tokens), CONTEXT_SCORE))
+            left += context.overflow()
         self._used.clear()
-        if self._ids:
-            ids, scores = np.concatenate(self._ids), np.concatenate(self._scores)
-            best_first = np.argsort(-scores, kind="stable")
-            written += self._rows.activate(ids[best_first], scores[best_first])
-            self._ids.clear()
-            self._scores.clear()
+        if left:
+            # Unpin first: a full buffer makes room from what just left the windows.
+            self._rows.unpin(np.array(left, dtype=np.int64))
+        written = 0
+        if proposed:
+            ids = np.fromiter(proposed, dtype=np.int64, count=len(proposed))
+            scores = np.fromiter(proposed.values(), dtype=np.float64, count=len(proposed))
+            written = self._rows.activate_distinct(ids, scores)
+        self._pin([(context, token) for context, token in fresh if token in context.pinned])
+        self._rows.write()
         return written
 
-    def _propose(self, ids: np.ndarray, scores: np.ndarray) -> None:
-        self._ids.append(ids)
-        self._scores.append(scores)
-
-    def _pin_context(self, context: _Context, tokens: list[int]) -> int:
-        latest = list(dict.fromkeys(reversed(tokens)))[: context.limit]
-        latest.reverse()
-        ids = np.asarray(latest, dtype=np.int64)
-        fresh = np.asarray([token for token in latest if token not in context.pinned], dtype=np.int64)
-        context.use(latest)
-        # Unpin first: a full buffer makes room from what just left the window.
-        self._rows.unpin(np.asarray(context.overflow(), dtype=np.int64))
-        written = self._rows.activate(ids, CONTEXT_SCORE)
-        active = self._rows.contains(fresh)
-        self._rows.pin(fresh[active])
-        for token in fresh[~active].tolist():
+    def _pin(self, fresh: list[tuple[_Context, int]]) -> None:
+        """Pins what windows took in; a token that found no room leaves them again."""
+        if not fresh:
+            return
+        ids = np.array([token for _, token in fresh], dtype=np.int64)
+        active = self._rows.contains(ids)
+        self._rows.pin(ids[active])
+        for index in np.flatnonzero(~active).tolist():
+            context, token = fresh[index]
             del context.pinned[token]
-        return written
+
+    def _propose(self, token: int, score: float) -> None:
+        if score > self._proposed.get(token, 0.0):
+            self._proposed[token] = score

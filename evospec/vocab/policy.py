@@ -1,14 +1,14 @@
 """Vocabulary policies: which rows of the head the drafter scores, and when that changes.
 
 All policies speak one protocol, so that peers are compared inside one engine. The
-engine tells a policy what happened; `apply`, called between cycles, is the only
-place where rows change.
+engine tells a policy what happened; `apply` is the only place where rows change. It is
+called while a cycle runs, and the change is enqueued behind that cycle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch
 from evospec.config import VocabularyConfig
 from evospec.errors import EvoSpecError
 from evospec.models.tables import TokenTables
-from evospec.vocab.active import ActiveRows, HeadView
+from evospec.vocab.active import ActiveRows
 from evospec.vocab.core import core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary
+from evospec.vocab.head_rows import HeadView
 
 
 class VocabularyPolicy(Protocol):
@@ -31,10 +32,6 @@ class VocabularyPolicy(Protocol):
         ...
 
     def head(self) -> HeadView: ...
-
-    def contains(self, token_ids: np.ndarray) -> np.ndarray:
-        """Whether each token could have been drafted, bool, same shape."""
-        ...
 
     def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None: ...
 
@@ -49,7 +46,11 @@ class VocabularyPolicy(Protocol):
     def finish(self, request_id: str) -> None: ...
 
     def apply(self) -> int:
-        """Brings what was reported into the active rows; returns the rows written."""
+        """Brings what was reported into the active rows, behind what the device does already.
+
+        Returns:
+            Number of rows written.
+        """
         ...
 
 
@@ -62,10 +63,10 @@ class StaticVocabulary:
 
     def __init__(self, head: HeadView, vocab_size: int) -> None:
         self._head = head
-        self._active = np.ones(vocab_size, dtype=bool)
         if head.ids is not None:
-            self._active[:] = False
-            self._active[head.ids.cpu().numpy()] = True
+            active = torch.zeros(vocab_size, dtype=torch.int64, device=head.rows.device)
+            active[head.ids] = 1
+            self._head = replace(head, active=active)
 
     @property
     def epoch(self) -> int:
@@ -73,9 +74,6 @@ class StaticVocabulary:
 
     def head(self) -> HeadView:
         return self._head
-
-    def contains(self, token_ids: np.ndarray) -> np.ndarray:
-        return self._active[token_ids]
 
     def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None:
         pass

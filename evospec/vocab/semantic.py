@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from evospec.config import SemanticConfig
 from evospec.engine.request import Request
@@ -30,48 +28,60 @@ class Lookup:
 
 @dataclass(slots=True)
 class _Context:
-    """Decayed mean of a request's last hidden states, and the tokens it used."""
+    """A request, the embedding of its prompt, and the tokens it used."""
 
     request: Request
-    vector: Tensor
-    prompt_vector: Tensor
+    prompt_vector: np.ndarray
     since_lookup: int = 0
     used: Counter[int] = field(default_factory=Counter)
 
 
 class SemanticSource:
-    """Tracks the context of running requests; yields look-ups and, when they finish, points.
+    """Counts what running requests use; yields look-ups and, when they finish, points.
 
-    The embedding of a context is the mean of the target's last hidden states over
-    the prompt, then an average that decays with `refresh_tokens`.
+    The embedding of a context is the mean of the target's last hidden states over the prompt, then an
+    average that halves every `refresh_tokens`; the engine keeps it where the states are. Vectors are of
+    unit length, float32 [hidden].
     """
 
     def __init__(self, config: SemanticConfig, core: Sequence[int], target_fingerprint: str) -> None:
         self._config = config
         self._core = frozenset(core)
         self._target = target_fingerprint
-        self._decay = 0.5 ** (1.0 / config.refresh_tokens)
         self._contexts: dict[str, _Context] = {}
         self._lookups: list[Lookup] = []
         self._points: list[IndexPoint] = []
 
-    def admit(self, request: Request, hidden: Tensor) -> None:
-        """Starts a request from its prompt's last hidden states [positions, hidden]."""
-        mean = hidden.float().mean(dim=0)
-        context = _Context(request, vector=mean, prompt_vector=mean)
+    @property
+    def decay(self) -> float:
+        """What a context keeps of itself at each token."""
+        return float(0.5 ** (1.0 / self._config.refresh_tokens))
+
+    def admit(self, request: Request, vector: np.ndarray) -> None:
+        """Starts a request, and looks its prompt up."""
+        context = _Context(request, vector)
         context.used.update(request.prompt_ids)
         self._contexts[request.id] = context
-        self._look_up(context)
+        self.look_up(request.id, vector)
 
-    def emitted(self, request_id: str, tokens: Sequence[int], hidden: Tensor) -> None:
-        """Adds emitted tokens and the hidden states they came from [tokens, hidden]."""
+    def emitted(self, request_id: str, tokens: Sequence[int]) -> bool:
+        """Adds emitted tokens; returns whether it is time for `look_up`."""
         context = self._contexts[request_id]
         context.used.update(tokens)
-        keep = self._decay ** len(tokens)
-        context.vector = context.vector * keep + hidden.float().mean(dim=0) * (1.0 - keep)
         context.since_lookup += len(tokens)
-        if context.since_lookup >= self._config.refresh_tokens:
-            self._look_up(context)
+        due = context.since_lookup >= self._config.refresh_tokens
+        if due:
+            context.since_lookup = 0
+        return due
+
+    def look_up(self, request_id: str, vector: np.ndarray) -> None:
+        """Asks for the tokens of similar contexts; ignored when the request has finished."""
+        context = self._contexts.get(request_id)
+        if context is None:
+            return
+        # A newer look-up of the same request replaces one that nobody took.
+        self._lookups = [lookup for lookup in self._lookups if lookup.request_id != request_id]
+        self._lookups.append(Lookup(request_id, context.request.tenant, vector))
 
     def finish(self, request_id: str, *, learn: bool) -> None:
         """Forgets a request; with `learn`, its long-tail tokens become a point."""
@@ -84,7 +94,7 @@ class SemanticSource:
             return
         self._points.append(
             IndexPoint(
-                vector=_unit(context.prompt_vector),
+                vector=context.prompt_vector,
                 token_ids=tuple(token for token, _ in chosen),
                 weights=tuple(float(count) for _, count in chosen),
                 tenant=context.request.tenant,
@@ -99,15 +109,3 @@ class SemanticSource:
     def take_points(self) -> list[IndexPoint]:
         taken, self._points = self._points, []
         return taken
-
-    def _look_up(self, context: _Context) -> None:
-        context.since_lookup = 0
-        request = context.request
-        # A newer look-up of the same request replaces one that nobody took.
-        self._lookups = [lookup for lookup in self._lookups if lookup.request_id != request.id]
-        self._lookups.append(Lookup(request.id, request.tenant, _unit(context.vector)))
-
-
-def _unit(vector: Tensor) -> np.ndarray:
-    array: np.ndarray = torch.nn.functional.normalize(vector, dim=0).cpu().numpy().astype(np.float32)
-    return array

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from evospec.kernels import attention, gate, norm, rotary, sample
+from evospec.kernels import attend, attention, gate, norm, project, project_pair, rotary, sample
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
@@ -21,7 +21,7 @@ ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
     **dict.fromkeys(("partial", "maxima", "sums", "heat"), "*fp32"),
-    **dict.fromkeys(("scale", "eps"), "fp32"),
+    **dict.fromkeys(("scale", "eps", "first_eps", "second_eps"), "fp32"),
 }
 NUMBERS = [
     "first_slot",
@@ -36,7 +36,16 @@ NUMBERS = [
     "columns",
     "seed",
     "table_positions",
+    "tokens",
+    "outputs",
+    "inputs",
 ]
+ALIGNED = (
+    "inputs",
+    "outputs",
+    "stride_slot",
+    "stride_head",
+)  # and all tensors: multiples of 16, as they mostly are
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Variant:
     kernel: triton.JITFunction
     constants: dict[str, object]
     warps: int = 4
+    stages: int = 3
     ones: tuple[str, ...] = field(default=())
 
     def name(self, dtype: str) -> str:
@@ -63,8 +73,15 @@ class Variant:
         if self.kernel is sample._sample_kernel:
             signature["out"] = "*i64"
         places = {(self.kernel.arg_names.index(name),): value for name, value in constants.items()}
+        aligned = {
+            (self.kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+            for name, kind in signature.items()
+            if kind.startswith("*") or (name in ALIGNED and kind != "constexpr")
+        }
         compiled = triton.compile(
-            ASTSource(self.kernel, signature, places), target=TARGET, options={"num_warps": self.warps}
+            ASTSource(self.kernel, signature, places, aligned),
+            target=TARGET,
+            options={"num_warps": self.warps, "num_stages": self.stages},
         )
         return int(compiled.metadata.shared)
 
@@ -83,11 +100,18 @@ def variants(itemsize: int) -> Iterator[Variant]:
                 "SLIDES": slides,
             }
             plain = ("width", "splits") if queries == 16 else ()
-            yield Variant(attention._partial_kernel, {**shape, "IS_TREE": False}, ones=plain)
-            yield Variant(attention._partial_kernel, {**shape, "IS_TREE": True})
+            stages = attention.stages(queries, head_dim, itemsize)
+            yield Variant(attention._partial_kernel, {**shape, "IS_TREE": False}, stages=stages, ones=plain)
+            yield Variant(attention._partial_kernel, {**shape, "IS_TREE": True}, stages=stages)
+            shape |= {"PLACES": attend.MOST_PLACES, "HAS_NORMS": slides, "SCALES_WIDE": slides}
+            flags = {"IS_TREE": False, "IS_ALONE": queries == 16}
+            yield Variant(attend._attend_kernel, shape | flags, stages=stages, ones=plain)
+            flags = {"IS_TREE": True, "IS_ALONE": False}
+            yield Variant(attend._attend_kernel, shape | flags, stages=stages)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 32}, warps=1)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 1}, warps=1, ones=("splits", "width"))
-    heads: dict[str, object] = {"HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64}
+    yield from projections(itemsize)
+    heads: dict[str, object] = {"HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "BLOCK": 8}
     for has_norms in (False, True):
         for is_tree in (False, True):
             flags = {"HAS_NORMS": has_norms, "SCALES_WIDE": has_norms, "IS_TREE": is_tree}
@@ -97,6 +121,30 @@ def variants(itemsize: int) -> Iterator[Variant]:
         yield Variant(gate._gate_kernel, {"GELU": flag, "BLOCK": 1024})
         yield Variant(norm._add_norm_kernel, {"HAS_DELTA": flag, "SCALES_WIDE": flag, "BLOCK": 1024})
     yield Variant(sample._sample_kernel, {"BLOCK": 2048}, warps=8)
+
+
+def projections(itemsize: int) -> Iterator[Variant]:
+    """Of one token, and of as many as there may be."""
+    for tokens in (1, project.MOST_TOKENS):
+        plain = ("tokens",) if tokens == 1 else ()
+        for outputs, inputs, normed, gated in (
+            (1152, 896, True, False),
+            (4864, 896, True, True),
+            (896, 4864, False, False),
+        ):
+            tiles = project.tiling(
+                outputs, inputs, tokens=tokens, itemsize=itemsize, weights=2 if gated else 1
+            )
+            flags = {"NORMED": normed, "HAS_BIAS": normed and not gated, "HAS_RESIDUAL": not normed}
+            constants = flags | {"GATED": gated, "GELU": False} | tiled(tiles, tokens)
+            yield Variant(project._project_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
+        tiles = project.tiling(1152, 896, tokens=tokens, itemsize=itemsize, weights=2, states=2)
+        constants = tiled(tiles, tokens)
+        yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
+
+
+def tiled(tiles: project.Tiling, tokens: int) -> dict[str, object]:
+    return {"TOKENS": tokens, "ROWS": tiles.rows, "PARTS": tiles.parts, "PART": tiles.part}
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import pytest
 from evospec.align.recorder import TraceRecorder
 from evospec.config import AlignmentConfig, EngineConfig, VocabularyConfig
 from evospec.engine.engine import Engine
+from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
@@ -65,11 +66,13 @@ def engine_of(target: Target) -> Engine:
         drafter,
         EngineConfig(max_batch=7, max_length=160, prefill_chunk=24),
         FINGERPRINTS,
-        vocabulary=vocabulary,
-        ranked_k=4,
-        prompt_ranked=8,
-        trace_k=4,
-        recorder=TraceRecorder(AlignmentConfig(trace_top_k=4), FINGERPRINTS),
+        learners=Learners(
+            vocabulary=vocabulary,
+            ranked_k=4,
+            prompt_ranked=8,
+            trace_k=4,
+            recorder=TraceRecorder(AlignmentConfig(trace_top_k=4), FINGERPRINTS),
+        ),
     )
 
 
@@ -125,6 +128,6 @@ def test_each_gets_what_it_gets_alone_and_nothing_stays_behind() -> None:
 
 def test_a_bug_in_slot_moves_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bug: a moved request's keys stay where they were."""
-    monkeypatch.setattr("evospec.engine.runner.Runner.copy", lambda self, source, target, length: None)
+    monkeypatch.setattr("evospec.engine.slots.Slots.copy", lambda self, source, target, length: None)
     with pytest.raises(AssertionError):
         test_each_gets_what_it_gets_alone_and_nothing_stays_behind()

@@ -20,7 +20,7 @@ from evospec.models.draft_body import DraftBody
 from evospec.models.drafter_store import LoadedDrafter, load_drafter
 from evospec.models.kv_cache import Window
 from evospec.models.tables import TokenTables
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 
 VOCAB, EOS = 260, 256
 LAYERS = 8  # of the targets

@@ -34,7 +34,7 @@ from evospec.models.drafter import Drafter
 from evospec.models.drafter_store import load_drafter, resolve_drafter, save_drafter
 from evospec.models.rope import Llama3Scaling, rope_table
 from evospec.models.target import Target
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 from evospec.vocab.policy import build_policy
 from tests.tiny import tiny_target, tiny_tokenizer
 from tests.unit.published import (
@@ -313,8 +313,9 @@ def test_a_policy_chooses_among_the_drafters_own_rows(policy: str) -> None:
     index = tables.head_index()
     assert index is not None
     assert torch.equal(head.rows, made.weights["lm_head.weight"][index[head.ids]])
-    active = vocabulary.contains(np.arange(VOCAB))
-    assert set(np.flatnonzero(active).tolist()) == set(head.ids.tolist())
+    active = head.active
+    assert active is not None
+    assert set(active.nonzero().flatten().tolist()) == set(head.ids.tolist())
     assert active[EOS]
     assert active[int(made.token_ids[70])]
     assert head.count == {"full": 100, "fr-spec:40": 41, "evospec": 64}[policy]

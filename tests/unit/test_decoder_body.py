@@ -27,10 +27,10 @@ from evospec.models.kv_cache import KVCache, Tree, Window
 from evospec.models.ops import TorchOps
 
 CPU = torch.device("cpu")
-VOCAB, LAYERS, KV_HEADS, HEAD_DIM = 64, 4, 2, 8
+VOCAB, LAYERS, KV_HEADS, HEAD_DIM = 64, 4, 2, 16  # the smallest heads that kernels take
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCAB,
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": LAYERS,
     "num_attention_heads": 4,

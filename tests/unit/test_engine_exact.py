@@ -17,6 +17,7 @@ from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import SamplingBatch
 from evospec.decoding.verify import Verdict, verify
 from evospec.engine.engine import Engine
+from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.models.adapter import AdapterSlot, AdapterWeights, adapted_linears
 from evospec.models.drafter import Drafter
@@ -100,10 +101,12 @@ def build(
             max_batch=max_batch, max_length=128, draft_length=draft_length, prefill_chunk=16, **engine
         ),
         Fingerprints(target="t", drafter="d", tokenizer="k"),
-        vocabulary=vocabulary,
-        ranked_k=4,
-        prompt_ranked=8,
-        semantic=SemanticSource(SemanticConfig(), range(32), "t"),
+        learners=Learners(
+            vocabulary=vocabulary,
+            ranked_k=4,
+            prompt_ranked=8,
+            semantic=SemanticSource(SemanticConfig(), range(32), "t"),
+        ),
     )
 
 

@@ -11,10 +11,10 @@ from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import SamplingBatch, SamplingParams
 from evospec.decoding.tree import TreeDrafter, TreeShape
 from evospec.decoding.verify import verify
-from evospec.engine.passes import Outcome
+from evospec.engine.report import NOTHING, Report, ReportLayout
 from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import KVCache, Window
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 from tests.tiny import tiny_drafter, tiny_target
 
 CPU = torch.device("cpu")
@@ -49,13 +49,18 @@ def drafts(seed: int) -> list[Draft]:
     return made
 
 
-def outcome(draft: Draft, first_choice: int, vocab: int) -> Outcome:
+def outcome(draft: Draft, first_choice: int, vocab: int) -> Report:
     """Of a target that decides `first_choice`, and then always the next token id."""
     nodes = draft.tokens.shape[1]
     choices = torch.tensor([[first_choice, *((draft.tokens[0] + 1) % vocab).tolist()]])
     logits: Tensor = torch.nn.functional.one_hot(choices, vocab).float()
     assert logits.shape == (1, nodes + 1, vocab)
-    return Outcome.of(verify(draft, logits, GREEDY, torch.tensor([1])))
+    return read(draft, logits)
+
+
+def read(draft: Draft, logits: Tensor) -> Report:
+    layout = ReportLayout(draft.depth + 1, tree=draft.tree is not None, covered=False, wanted=NOTHING)
+    return layout.read(layout.pack(verify(draft, logits, GREEDY, torch.tensor([1])), logits, None).numpy())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -73,5 +78,5 @@ def test_the_first_guess_is_the_same_for_chains_and_trees(seed: int) -> None:
 
 def test_without_a_draft_there_is_no_guess() -> None:
     logits = torch.nn.functional.one_hot(torch.tensor([[3]]), 8).float()
-    found = Outcome.of(verify(Draft.empty(1, CPU), logits, GREEDY, torch.tensor([1])))
+    found = read(Draft.empty(1, CPU), logits)
     assert (found.accepted, found.tokens, found.first) == ([0], [[3]], [False])

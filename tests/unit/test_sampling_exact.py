@@ -73,6 +73,7 @@ def test_a_draft_keeps_the_map_it_was_made_with() -> None:
     drafter = tiny_drafter(target)
     rows = ActiveRows(target.tables, capacity=8, half_life=1)
     rows.activate(np.arange(40, 48), 1.0)
+    rows.write()
     drafted = ChainDrafter(DraftBody(drafter), target.tables).draft(
         DraftRoot(
             hidden=torch.randn(1, 1, target.hidden_size),
@@ -87,6 +88,7 @@ def test_a_draft_keeps_the_map_it_was_made_with() -> None:
         drawing=batch(PLAIN, 1, first_seed=0),
     )
     rows.activate(np.arange(100, 108), 2.0)
+    rows.write()
     assert drafted.row_ids is not None
     assert drafted.row_ids.tolist() == list(range(40, 48))
     assert torch.equal(drafted.row_ids[drafted.choices], drafted.tokens)

@@ -16,6 +16,7 @@ from actors.emission import Emission
 from actors.engine_loop import EngineLoop, Outlets
 from evospec.config import EngineConfig, VocabularyConfig
 from evospec.engine.engine import Engine
+from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EvoSpecError
 from evospec.models.adapter import AdapterWeights, adapted_linears
@@ -58,9 +59,11 @@ def build(target: Target, drafting: str, **engine: Any) -> Engine:
             **engine,
         ),
         Fingerprints(target="t", drafter="d", tokenizer="k"),
-        vocabulary=build_policy(settings, drafter.tables(target.tables), np.arange(260), [EOS], 4),
-        ranked_k=4,
-        prompt_ranked=8,
+        learners=Learners(
+            vocabulary=build_policy(settings, drafter.tables(target.tables), np.arange(260), [EOS], 4),
+            ranked_k=4,
+            prompt_ranked=8,
+        ),
     )
 
 

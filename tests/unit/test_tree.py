@@ -17,7 +17,7 @@ from evospec.models.draft_body import DraftBody
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.target import Target
-from evospec.vocab.active import HeadView
+from evospec.vocab.head_rows import HeadView
 from tests.tiny import tiny_drafter, tiny_target
 
 CPU = torch.device("cpu")

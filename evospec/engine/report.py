@@ -1,0 +1,147 @@
+"""What a cycle tells the host: packed into one tensor on the device, and read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evospec.decoding.verify import Verdict
+
+_BLOCK = 128  # tokens whose best one is found before the best blocks are searched
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What learners want to know of each place that decided a token; nothing else is computed.
+
+    Attributes:
+        ranked: the target's best tokens, so many of them.
+        traced: so many come with their log-probabilities at temperature 1.
+    """
+
+    ranked: int = 0
+    traced: int = 0
+
+    @property
+    def best(self) -> int:
+        return max(self.ranked, self.traced)
+
+
+NOTHING = Wanted()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLayout:
+    """Columns of a report: accepted, tokens, first node of a tree, covered, best tokens, log-probabilities.
+
+    Attributes:
+        places: tokens that a row emits at most.
+        tree: whether a tree was drafted, which says apart whether its best first guess stood.
+        covered: whether tokens are held against the active rows.
+    """
+
+    places: int
+    tree: bool
+    covered: bool
+    wanted: Wanted
+
+    @property
+    def columns(self) -> int:
+        per_place = 1 + self.covered + self.wanted.best + self.wanted.traced
+        return 1 + self.tree + self.places * per_place
+
+    def pack(self, verdict: Verdict, logits: Tensor, active: Tensor | None) -> Tensor:
+        """A batch's report on its device, int64 [rows, columns].
+
+        Args:
+            logits: of the places that decided the tokens, float32 [rows, places, vocab].
+            active: see `HeadView`.
+        """
+        parts = [verdict.accepted[:, None], verdict.tokens]
+        if verdict.places is not None:
+            parts.append(verdict.places[:, 1:2])
+        if active is not None:
+            parts.append(active[verdict.tokens])
+        if self.wanted.best:
+            values, ids = best_tokens(logits, self.wanted.best)
+            parts.append(ids.flatten(1))
+            if self.wanted.traced:
+                logprobs = values[..., : self.wanted.traced] - logits.logsumexp(dim=-1, keepdim=True)
+                parts.append(logprobs.double().view(torch.int64).flatten(1))
+        return torch.cat(parts, dim=1)
+
+    def read(self, numbers: np.ndarray) -> Report:
+        """A report on the host, int64 [rows, columns]; keeps what it is given."""
+        last = 1 + self.places
+        heads: list[list[int]] = numbers[:, : last + self.tree].tolist()
+        accepted = [head[0] for head in heads]
+        # A tree bears its best guess for the first token at place 1.
+        first = [head[last] == 1 for head in heads] if self.tree else [count > 0 for count in accepted]
+        return Report(accepted, [head[1:last] for head in heads], first, self, numbers)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Report:
+    """A batch's outcome on the host, per row.
+
+    Attributes:
+        accepted: accepted draft tokens.
+        tokens: the emitted ones, then padding [places] each.
+        first: whether the drafter's best guess for the first token was accepted.
+    """
+
+    accepted: list[int]
+    tokens: list[list[int]]
+    first: list[bool]
+    _layout: ReportLayout
+    _numbers: np.ndarray
+
+    def covered(self, row: int, count: int) -> list[bool]:
+        """Whether each of a row's first tokens was among the active rows [count]."""
+        if not self._layout.covered:
+            return [True] * count
+        start = 1 + self._layout.places + self._layout.tree
+        return [flag > 0 for flag in self._numbers[row, start : start + count].tolist()]
+
+    def best(self) -> np.ndarray:
+        """The target's best tokens, best first, int64 [rows, places, k]."""
+        shape = (len(self._numbers), self._layout.places, self._layout.wanted.best)
+        start = self._best_start
+        return self._numbers[:, start : start + shape[1] * shape[2]].reshape(shape)
+
+    def logprobs(self) -> np.ndarray:
+        """Log-probabilities of the first of them, float32 [rows, places, traced]."""
+        shape = (len(self._numbers), self._layout.places, self._layout.wanted.traced)
+        start = self._best_start + shape[1] * self._layout.wanted.best
+        bits = np.ascontiguousarray(self._numbers[:, start:])
+        return bits.view(np.float64).reshape(shape).astype(np.float32)
+
+    @property
+    def _best_start(self) -> int:
+        layout = self._layout
+        return 1 + layout.tree + layout.places * (1 + layout.covered)
+
+
+def best_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits [..., k], largest first, and their tokens, of [..., vocab].
+
+    They lie in the k blocks with the largest maxima, so a large vocabulary is read once and only a
+    few blocks are sorted.
+    """
+    vocab = logits.shape[-1]
+    blocks = vocab // _BLOCK
+    if blocks <= 2 * k:
+        found = logits.topk(k, dim=-1)
+        return found.values, found.indices
+    blocked = logits[..., : blocks * _BLOCK].unflatten(-1, (blocks, _BLOCK))
+    chosen = blocked.amax(dim=-1).topk(k, dim=-1).indices  # [..., k]
+    tokens = chosen[..., None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)
+    tokens = tokens.flatten(-2)  # [..., k * _BLOCK]
+    rest = torch.arange(blocks * _BLOCK, vocab, device=logits.device)
+    if len(rest):
+        tokens = torch.cat((tokens, rest.expand(*tokens.shape[:-1], -1)), dim=-1)
+    values, order = logits.gather(-1, tokens).topk(k, dim=-1)
+    return values, tokens.gather(-1, order)

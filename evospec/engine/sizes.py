@@ -1,0 +1,44 @@
+"""What sizes cycles may have: where graphs are captured, few of each, so that few are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from evospec.models.graphs import round_span
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Rounds what tells one cycle's kernels from another's.
+
+    Attributes:
+        rounded: round up; False takes every size as it is, where nothing is captured.
+    """
+
+    rounded: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> Sizes:
+        return cls(rounded=device.type == "cuda")
+
+    def rows(self, running: int, slots: int) -> int:
+        """Powers of two up to 8, then multiples of 8; never more than there are slots."""
+        if not self.rounded:
+            return running
+        rows = 1 << (running - 1).bit_length() if running < 8 else -(-running // 8) * 8
+        return min(rows, slots)
+
+    def span(self, span: int, positions: int) -> int:
+        return round_span(span, positions) if self.rounded else span
+
+    def pairs(self, waiting: int, usual: int, most: int) -> int:
+        """Pending pairs per row that are written to the drafter's cache.
+
+        Args:
+            usual: as many as a cycle leaves; `most`: as many as can wait.
+        """
+        if not self.rounded:
+            return waiting
+        return usual if waiting <= usual else most

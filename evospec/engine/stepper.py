@@ -1,0 +1,222 @@
+"""One step of an engine: a prefill chunk and a cycle, launched first and learned from later."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from evospec.config import EngineConfig
+from evospec.engine.controller import Controller
+from evospec.engine.host_copy import fetch
+from evospec.engine.observer import Emission, Learners, Observer
+from evospec.engine.plan import plans_of
+from evospec.engine.prefix import PrefixIndex
+from evospec.engine.report import Report
+from evospec.engine.request import StepOutput
+from evospec.engine.runner import Runner
+from evospec.engine.scheduler import Scheduler
+from evospec.engine.sizes import Sizes
+from evospec.engine.slots import RunnerSettings
+from evospec.engine.state import RequestState
+from evospec.engine.stats import EngineStats
+from evospec.models.drafter import Drafter
+from evospec.models.target import Target
+from evospec.stopwatch import NO_STOPWATCH, Stopwatch
+from evospec.vocab.head_rows import HeadView
+
+
+class Stepper:
+    """Schedules requests, runs them and counts.
+
+    A cycle is launched before the last one is learned from: bookkeeping takes the time that the
+    device is busy anyway. What it changes is enqueued behind the cycle under way, and is in force
+    from the next one on.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        drafter: Drafter | None,
+        config: EngineConfig,
+        max_length: int,
+        learners: Learners,
+        sizes: Sizes | None,
+    ) -> None:
+        self.stats = EngineStats()
+        self.scheduler = Scheduler(config.max_batch)
+        plans = plans_of(config, drafts=drafter is not None)
+        self.runner = Runner(
+            target,
+            drafter,
+            RunnerSettings(
+                slots=config.max_batch,
+                max_length=max_length,
+                plans=plans,
+                draws=config.sampled_drafts == "drawn",
+                wanted=learners.wanted(target.vocab_size, traced=True),
+                context_decay=None if learners.semantic is None else learners.semantic.decay,
+                sizes=sizes,
+            ),
+        )
+        self._target = target
+        self._prefill_chunk = config.prefill_chunk
+        self._vocabulary = learners.vocabulary
+        self._recorder = learners.recorder
+        self._observer = Observer(target, learners, self.runner.slots.contexts)
+        self._controller = Controller(plans)
+        self._prefixes = PrefixIndex(config.max_batch)
+        self._stopwatch: Stopwatch = NO_STOPWATCH
+        tables = target.tables if drafter is None else drafter.tables(target.tables)
+        self._full_head = HeadView(tables.head, tables.head_ids)
+        self.update_gauges()
+
+    def watch(self, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
+        self.runner.watch(stopwatch)
+
+    def step(self) -> list[StepOutput]:
+        """Processes one prefill chunk and one cycle; returns what was emitted."""
+        outputs = self._drop_cancelled()
+        outputs += self._prefill()
+        self._retire()
+        outputs += self._cycle()
+        self._retire()
+        if not self.scheduler.running:
+            self._learn()
+        self.update_gauges()
+        if self._recorder is not None:
+            self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
+        return outputs
+
+    def update_gauges(self) -> None:
+        stats = self.stats
+        stats.running = len(self.scheduler.running)
+        stats.waiting = len(self.scheduler.waiting) + (self.scheduler.prefilling is not None)
+        stats.active_rows = self._head().count
+        stats.draft_plan = self._controller.current.name
+        stats.plan_switches = self._controller.switches
+        stats.vocabulary_epoch = self._vocabulary.epoch if self._vocabulary is not None else 0
+
+    # --- parts of a step ---
+
+    def _prefill(self) -> list[StepOutput]:
+        state = self.scheduler.start_prefill()
+        if state is None:
+            return []
+        self._learn()  # the last cycle comes before what is reported here
+        began = perf_counter()
+        if state.prefilled == 0:
+            self._observer.admit(state)
+            self._reuse_prefix(state)
+        before = state.prefilled
+        wanted = self._observer.wanted([state])
+        prompted = self.runner.prefill(state, self._prefill_chunk, self._head().active, wanted)
+        self.stats.prompt_tokens += state.prefilled - before
+        outputs = []
+        if prompted is not None:
+            self.scheduler.start_running(state)
+            self._observer.prompt(state, prompted)
+            emission = self._emit(state, 0, 0, prompted.report)
+            outputs = [_output(emission, prompted.report)]
+            features = prompted.features
+            fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
+            self._observer.note(prompted.report, [emission], fetched)
+            self._learn()  # the first draft shall know the prompt
+        self.stats.prefill_seconds += perf_counter() - began
+        return outputs
+
+    def _reuse_prefix(self, state: RequestState) -> None:
+        """Begins a prompt where an earlier one of the same tenant had the same tokens."""
+        prefix = self._prefixes.find(state.request.tenant, state.request.prompt_ids, self.scheduler.running)
+        self._prefixes.forget(state.slot)
+        if prefix is None:
+            return
+        # The drafter's pair at the last common position holds the token after it: it is made anew.
+        state.prefilled = prefix.length - 1
+        self.runner.slots.copy(prefix.slot, state.slot, state.prefilled)
+        self.stats.reused_prompt_tokens += state.prefilled
+
+    def _cycle(self) -> list[StepOutput]:
+        states = self.scheduler.running
+        if not states:
+            return []
+        began = perf_counter()
+        plan = self._controller.choose(len(states))
+        head, wanted = self._head(), self._observer.wanted(states)
+        step = self.runner.step(states, plan, head, wanted)
+        depths = [min(plan.depth, state.remaining - 1) for state in states]
+        features = self.runner.launch(step, head)
+        launched = perf_counter()
+        # What the last cycle taught is worked in while the device is busy with this one.
+        self._learn()
+        fetched = None
+        if wanted.traced and features is not None:
+            fetched = fetch(features[: len(states)])
+        report = self.runner.finish(step, states)
+        emissions = [self._emit(state, row, depths[row], report) for row, state in enumerate(states)]
+        self._observer.note(report, emissions, fetched)
+        self.stats.count_cycle(plan.name)
+        for emission in emissions:
+            self._count_draft(emission, plan.nodes, report)
+        ended = perf_counter()
+        self._controller.observe(plan, ended - began, depths, report.accepted)
+        self.stats.draft_seconds += launched - began
+        self.stats.verify_seconds += ended - launched
+        return [_output(emission, report) for emission in emissions]
+
+    def _emit(self, state: RequestState, row: int, drafted: int, report: Report) -> Emission:
+        """Takes in a row's tokens; the request may end with them."""
+        accepted = report.accepted[row]
+        kept = state.accept(report.tokens[row][: accepted + 1], self._target.eos_ids)
+        self.stats.emitted_tokens += len(kept)
+        self.stats.requests_finished += state.finish is not None
+        return Emission(state, row, kept, drafted, accepted, last=state.finish is not None)
+
+    def _count_draft(self, emission: Emission, nodes: int, report: Report) -> None:
+        if emission.drafted:
+            self.stats.count_draft(emission.drafted, emission.accepted, nodes)
+            kept = len(emission.tokens)
+            self.stats.coverable_tokens += kept
+            self.stats.covered_tokens += sum(report.covered(emission.row, kept))
+
+    def _learn(self) -> None:
+        """Lets the learners work in the last cycle; changed rows are drafted from the next one on."""
+        if self._vocabulary is None:
+            self._observer.learn()
+            return
+        self._stopwatch.mark("vocabulary")
+        self.stats.vocabulary_rows_changed += self._observer.learn()
+        self._stopwatch.mark("host")
+
+    def _drop_cancelled(self) -> list[StepOutput]:
+        """Ends cancelled requests wherever they are; running ones free their slot in this step."""
+        gone = self.scheduler.drop_cancelled()
+        if not gone:
+            return []
+        self._learn()
+        for state in gone:
+            self._observer.finish(state)
+        self.stats.requests_cancelled += len(gone)
+        return [StepOutput(state.request.id, (), finish_reason="cancelled") for state in gone]
+
+    def _retire(self) -> None:
+        before = len(self.scheduler.running)
+        for state in self.scheduler.running:
+            if state.finish is not None:
+                self._prefixes.record(state)
+        for move in self.scheduler.retire():
+            self.runner.slots.move(move)
+            self._prefixes.move(move)
+        after = len(self.scheduler.running)
+        if after < before:
+            self.runner.slots.park(after, before)
+
+    def _head(self) -> HeadView:
+        return self._full_head if self._vocabulary is None else self._vocabulary.head()
+
+
+def _output(emission: Emission, report: Report) -> StepOutput:
+    state, drafted = emission.state, emission.drafted
+    first = drafted > 0 and report.first[emission.row]
+    return StepOutput(
+        state.request.id, tuple(emission.tokens), drafted, emission.accepted, state.finish, first
+    )

@@ -1,0 +1,212 @@
+"""Matrix products of a few tokens, which take as long as their weights take to arrive.
+
+A program owns a few rows of the weight, whole: no sums pass through global memory. Its warps
+share the inputs among them and multiply on tensor cores, whose tiles are narrow enough (the
+tokens on one side, 8 rows on the other) that small matrices, too, spread over the device.
+A token's sums are taken in the same order however many tokens stand beside it.
+
+A norm before the product costs no pass of its own: the factor that it multiplies a token by is
+found along the way and comes in at the end, so a normed number is rounded once rather than twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MOST_TOKENS = 16  # the other side of a tensor core's tile
+_SHARED_BYTES = 92 << 10  # of a program's steps: any device since Ampere has 99 KiB
+_PROGRAMS = 264  # enough to fill the largest device twice
+
+
+@triton.jit
+def tile(pointer, row, rows, stride, at, columns):
+    """[PARTS, ROWS, PART] of a row-major matrix, from `at` [PARTS, 1, PART]."""
+    cells = pointer + row[None, :, None].to(tl.int64) * stride + at
+    return tl.load(cells, mask=(row < rows)[None, :, None] & (at < columns), other=0.0)
+
+
+@triton.jit
+def scaled(state, norm, at, columns):
+    """A norm's product with its weight, ahead of its factor."""
+    scale = tl.load(norm + at, mask=at < columns, other=0.0).to(tl.float32)
+    return (state.to(tl.float32) * scale).to(state.dtype)
+
+
+@triton.jit
+def norm_factor(squares, columns, eps):
+    """What a root-mean-square norm multiplies each token by [TOKENS, 1]."""
+    return tl.rsqrt(tl.sum(tl.sum(squares, axis=2), axis=0) / columns + eps)[:, None]
+
+
+@triton.jit
+def multiplied(states, weights, total):
+    """total + [PARTS, TOKENS, PART] times [PARTS, ROWS, PART], each warp its part: [PARTS, TOKENS, ROWS]."""
+    return tl.dot(states, tl.permute(weights, (0, 2, 1)), total, input_precision="tf32x3")
+
+
+@triton.jit
+def _project_kernel(
+    states,
+    norm,
+    weight,
+    bias,
+    residual,
+    out,
+    tokens,
+    outputs,
+    inputs,
+    eps,
+    NORMED: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    GATED: tl.constexpr,
+    GELU: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.arange(0, TOKENS)
+    column = (tl.arange(0, PARTS)[:, None] * PART + tl.arange(0, PART)[None, :])[:, None, :]
+    total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
+    total_up = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
+    squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
+    for first in range(0, inputs, PARTS * PART):
+        at = first + column
+        weights = tile(weight, row, outputs, inputs, at, inputs)
+        state = tile(states, token, tokens, inputs, at, inputs)
+        if NORMED:
+            wide = state.to(tl.float32)
+            squares += wide * wide
+            state = scaled(state, norm, at, inputs)
+        total = multiplied(state, weights, total)
+        if GATED:  # the gate's rows come first, then as many of what it multiplies
+            weights_up = tile(weight, row + outputs, 2 * outputs, inputs, at, inputs)
+            total_up = multiplied(state, weights_up, total_up)
+    result = tl.sum(total, axis=0)  # [TOKENS, ROWS]
+    if NORMED:
+        factor = norm_factor(squares, inputs, eps)
+        result *= factor
+    if HAS_BIAS:
+        result += tl.load(bias + row, mask=row < outputs, other=0.0).to(tl.float32)[None, :]
+    dtype = out.dtype.element_ty
+    if GATED:
+        # Rounded after each operation, as separate ones would be.
+        gate = result.to(dtype).to(tl.float32)
+        up = tl.sum(total_up, axis=0)
+        if NORMED:
+            up *= factor
+        if GELU:
+            inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
+            active = gate * tl.sigmoid(2.0 * inner)  # 0.5 * (1 + tanh(x)) is sigmoid(2x)
+        else:
+            active = gate * tl.sigmoid(gate)
+        result = active.to(dtype).to(tl.float32) * up.to(dtype).to(tl.float32)
+    cell = token[:, None] * outputs + row[None, :]
+    real = (token < tokens)[:, None] & (row < outputs)[None, :]
+    if HAS_RESIDUAL:
+        present = tl.load(residual + cell, mask=real, other=0.0)
+        result = result.to(dtype).to(tl.float32) + present.to(tl.float32)
+    tl.store(out + cell, result.to(dtype), mask=real)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """How one product is cut up.
+
+    Attributes:
+        rows: of the weight, a program's.
+        parts: among which each step's inputs are split, one a warp.
+        part: inputs of a part.
+        steps_ahead: how many steps' weights are on the way while one is multiplied.
+    """
+
+    rows: int
+    parts: int
+    part: int
+    steps_ahead: int
+
+
+def tiling(
+    outputs: int, inputs: int, *, tokens: int, itemsize: int, weights: int = 1, states: int = 1
+) -> Tiling:
+    """A tiling that spreads over the device and keeps as many weights on the way as fit.
+
+    How sums are ordered depends on the matrix alone, not on `tokens`.
+
+    Args:
+        weights, states: tensors of these shapes that a program reads side by side.
+    """
+    rows = 8 if outputs < 16 * _PROGRAMS else 16
+    parts = 4 if inputs <= 1024 else 8
+    part = 128 // itemsize  # a cache line
+    step_bytes = (weights * rows + states * triton.next_power_of_2(tokens)) * parts * part * itemsize
+    steps = triton.cdiv(inputs, parts * part)
+    return Tiling(rows, parts, part, max(1, min(steps, _SHARED_BYTES // step_bytes)))
+
+
+def project(
+    states: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None = None,
+    norm: Tensor | None = None,
+    eps: float = 0.0,
+    residual: Tensor | None = None,
+    gelu: bool | None = None,
+    tiles: Tiling | None = None,
+) -> Tensor:
+    """residual + act(norm(states) @ weight.T + bias), each part but the product where it is given.
+
+    Args:
+        states: [..., inputs], of `MOST_TOKENS` tokens at most.
+        weight: [outputs, inputs], contiguous; with a gate, the gate's rows [outputs] come first
+            and the rows that it multiplies [outputs] follow.
+        bias: [outputs].
+        norm: weight of the root-mean-square norm [inputs].
+        residual: [..., outputs], contiguous.
+        gelu: whether the gate's activation is GELU (tanh form) or SiLU; None is no gate.
+        tiles: other than `tiling` gives.
+
+    Returns:
+        [..., outputs].
+    """
+    states = states.contiguous()
+    inputs = states.shape[-1]
+    tokens = states.numel() // inputs
+    gated = gelu is not None
+    outputs = weight.shape[0] // (2 if gated else 1)
+    tiles = tiles or tiling(
+        outputs, inputs, tokens=tokens, itemsize=states.element_size(), weights=2 if gated else 1
+    )
+    out = torch.empty(*states.shape[:-1], outputs, dtype=states.dtype, device=states.device)
+    _project_kernel[(triton.cdiv(outputs, tiles.rows),)](
+        states,
+        states if norm is None else norm,
+        weight,
+        states if bias is None else bias,
+        states if residual is None else residual,
+        out,
+        tokens,
+        outputs,
+        inputs,
+        eps,
+        NORMED=norm is not None,
+        HAS_BIAS=bias is not None,
+        HAS_RESIDUAL=residual is not None,
+        GATED=gated,
+        GELU=bool(gelu),
+        TOKENS=triton.next_power_of_2(tokens),
+        ROWS=tiles.rows,
+        PARTS=tiles.parts,
+        PART=tiles.part,
+        num_warps=tiles.parts,
+        num_stages=tiles.steps_ahead + 1,
+    )
+    return out

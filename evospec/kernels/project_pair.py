@@ -1,0 +1,99 @@
+"""The product of two tensors' norms, concatenated: as `project`, without the concatenation."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from evospec.kernels.project import Tiling, multiplied, norm_factor, scaled, tile, tiling
+
+
+@triton.jit
+def _project_pair_kernel(
+    first_states,
+    second_states,
+    first_norm,
+    second_norm,
+    weight,
+    out,
+    tokens,
+    outputs,
+    inputs,
+    first_eps,
+    second_eps,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.arange(0, TOKENS)
+    column = (tl.arange(0, PARTS)[:, None] * PART + tl.arange(0, PART)[None, :])[:, None, :]
+    first_total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
+    second_total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
+    first_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
+    second_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
+    for first in range(0, inputs, PARTS * PART):
+        at = first + column
+        first_weights = tile(weight, row, outputs, 2 * inputs, at, inputs)
+        second_weights = tile(weight + inputs, row, outputs, 2 * inputs, at, inputs)
+        first_state = tile(first_states, token, tokens, inputs, at, inputs)
+        second_state = tile(second_states, token, tokens, inputs, at, inputs)
+        wide = first_state.to(tl.float32)
+        first_squares += wide * wide
+        wide = second_state.to(tl.float32)
+        second_squares += wide * wide
+        first_total = multiplied(scaled(first_state, first_norm, at, inputs), first_weights, first_total)
+        second_total = multiplied(scaled(second_state, second_norm, at, inputs), second_weights, second_total)
+    result = tl.sum(first_total, axis=0) * norm_factor(first_squares, inputs, first_eps)
+    result += tl.sum(second_total, axis=0) * norm_factor(second_squares, inputs, second_eps)
+    real = (token < tokens)[:, None] & (row < outputs)[None, :]
+    tl.store(out + token[:, None] * outputs + row[None, :], result.to(out.dtype.element_ty), mask=real)
+
+
+def project_pair(
+    first: Tensor,
+    second: Tensor,
+    norms: tuple[Tensor, Tensor],
+    epsilons: tuple[float, float],
+    weight: Tensor,
+    tiles: Tiling | None = None,
+) -> Tensor:
+    """concatenation(norm(first), norm(second)) @ weight.T.
+
+    Args:
+        first, second: [..., inputs] each, of `MOST_TOKENS` tokens at most.
+        norms, epsilons: of the two root-mean-square norms; their weights [inputs].
+        weight: [outputs, 2 * inputs], contiguous.
+        tiles: other than `tiling` gives.
+
+    Returns:
+        [..., outputs].
+    """
+    first, second = first.contiguous(), second.contiguous()
+    outputs, inputs = weight.shape[0], first.shape[-1]
+    tokens = first.numel() // inputs
+    tiles = tiles or tiling(
+        outputs, inputs, tokens=tokens, itemsize=first.element_size(), weights=2, states=2
+    )
+    out = torch.empty(*first.shape[:-1], outputs, dtype=first.dtype, device=first.device)
+    _project_pair_kernel[(triton.cdiv(outputs, tiles.rows),)](
+        first,
+        second,
+        *norms,
+        weight,
+        out,
+        tokens,
+        outputs,
+        inputs,
+        *epsilons,
+        TOKENS=triton.next_power_of_2(tokens),
+        ROWS=tiles.rows,
+        PARTS=tiles.parts,
+        PART=tiles.part,
+        num_warps=tiles.parts,
+        num_stages=tiles.steps_ahead + 1,
+    )
+    return out
