@@ -48,7 +48,7 @@ types: $(STAMP) ## Check types
 test: lint types test-unit test-integration test-chaos test-browser ## Run all checks and tests
 
 test-unit: $(STAMP) ## Run the fast tests
-	$(PYTEST) tests/unit
+	$(PYTEST) -n auto tests/unit
 
 test-integration: $(STAMP) ## Run the tests with real Ray, Valkey and Qdrant client
 	$(PYTEST) tests/integration

@@ -75,21 +75,17 @@ def test_added_token_shows() -> None:
     assert fingerprint_target(model, tokenizer).tokenizer != before
 
 
-def test_same_token_made_special_shows() -> None:
+def test_what_tokens_are_for_does_not_show() -> None:
+    """Releases of transformers read that differently from one GGUF file."""
     model = tiny_model()
     hashes = set()
     for special in (False, True):
         tokenizer = tiny_tokenizer()
         tokenizer.add_tokens([AddedToken("<|tool|>", special=special)])
         hashes.add(fingerprint_target(model, tokenizer).tokenizer)
-    assert len(hashes) == 2
-
-
-def test_other_end_of_sequence_shows() -> None:
-    model, tokenizer = tiny_model(), tiny_tokenizer()
-    before = fingerprint_target(model, tokenizer).tokenizer
-    tokenizer.eos_token = "<|user|>"
-    assert fingerprint_target(model, tokenizer).tokenizer != before
+        tokenizer.eos_token = "<|user|>"
+        hashes.add(fingerprint_target(model, tokenizer).tokenizer)
+    assert len(hashes) == 1
 
 
 def test_tokenizer_survives_saving(tmp_path: Path) -> None:
