@@ -44,6 +44,7 @@ class DecodingReplica:
 
     def __init__(self, config: Config, registry: RegistryFactory | None, model_name: str) -> None:
         engine = load_engine(config)
+        engine.prepare()
         self._name = serve.get_replica_context().replica_id.unique_id
         self._fingerprints = engine.fingerprints
         # Its `decode` also takes batches, which its annotation reflects.

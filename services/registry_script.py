@@ -46,6 +46,20 @@ local function set_state(version, state)
   end
 end
 
+local function state_of(kept) return redis.call('HGET', record_key(kept), 'state') end
+
+local function fetchable(kept)
+  return state_of(kept) and redis.call('EXISTS', blob_key(kept)) == 1
+end
+
+-- What is run in a version's place when it is revoked.
+local function newest_proven_below(limit)
+  for _, kept in ipairs(redis.call('ZREVRANGE', versions_key, 0, -1)) do
+    if tonumber(kept) < limit and state_of(kept) == 'stable' and fetchable(kept) then return kept end
+  end
+  return '0'
+end
+
 -- A candidate is always newer than the stable version: one that is overtaken waits no longer.
 local function make_stable(version)
   if now.candidate ~= '0' and tonumber(now.candidate) <= tonumber(version) then
@@ -90,8 +104,9 @@ end
 
 -- A candidate is the newest version there is, so it is never among the old ones.
 local function trim()
+  local resort = newest_proven_below(tonumber(now.stable))
   for _, old in ipairs(redis.call('ZRANGE', versions_key, 0, -(keep + 1))) do
-    if old ~= now.stable then
+    if old ~= now.stable and old ~= resort then
       redis.call('UNLINK', blob_key(old), training_key(old), record_key(old))
       redis.call('ZREM', versions_key, old)
     end
@@ -151,12 +166,7 @@ local kind, version, canary, by, reason = ARGV[5], ARGV[6], ARGV[7], ARGV[8], AR
 local max_quarantined = tonumber(ARGV[10])
 local number, stable = tonumber(version), tonumber(now.stable)
 
-local function state_of(kept) return redis.call('HGET', record_key(kept), 'state') end
 local state = state_of(version)
-
-local function fetchable(kept)
-  return state_of(kept) and redis.call('EXISTS', blob_key(kept)) == 1
-end
 
 -- Versions above this one that replicas could still be told to run, newest first.
 local function later_versions()
@@ -201,13 +211,6 @@ local function withdraw(bad)
     redis.call('ZREMRANGEBYRANK', quarantine_key, 0, -(max_quarantined + 1))
   end
   if bad == now.candidate then now.candidate, now.canary = '0', '[]' end
-end
-
-local function newest_proven_below(limit)
-  for _, kept in ipairs(redis.call('ZREVRANGE', versions_key, 0, -1)) do
-    if tonumber(kept) < limit and state_of(kept) == 'stable' and fetchable(kept) then return kept end
-  end
-  return '0'
 end
 
 if holds() or carried_out_before() then return answer('done') end

@@ -79,6 +79,9 @@ class DecodeBench:
 
     def warm_up(self) -> None:
         """Runs each arm on a prompt of no domain, which stays out of results and index."""
+        for arm in self.arms:
+            if isinstance(arm, EngineArm) and isinstance(arm.engine, Engine):
+                arm.engine.prepare()
         for _ in interleave(self.arms, [self.warm_up_batch] * WARM_UP_ROUNDS, self._memory()):
             pass
         self.bandwidth = copy_bandwidth(self.models.target.device)

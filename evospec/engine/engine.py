@@ -58,6 +58,12 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work
 
+    def prepare(self) -> None:
+        """On a CUDA device: captures graphs and compiles kernels for cycles of usual sizes, which takes
+        some seconds; call before traffic. Elsewhere there is nothing to prepare.
+        """
+        self._stepper.prepare()
+
     def admit(self, request: Request) -> None:
         """Queues a request.
 

@@ -103,6 +103,11 @@ class Observer:
         self._untraced = learners.wanted(target.vocab_size, traced=False)
         self._traced = learners.wanted(target.vocab_size, traced=True)
 
+    @property
+    def usually_wanted(self) -> Wanted:
+        """What most cycles have to report: requests are traced unless they opt out."""
+        return self._untraced if self._recorder is None else self._traced
+
     def wanted(self, states: Sequence[RequestState]) -> Wanted:
         """What a cycle of these requests has to report."""
         if self._recorder is not None and any(state.request.trace for state in states):

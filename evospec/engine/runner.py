@@ -28,6 +28,8 @@ from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
+_USUAL_SPAN = 512  # tokens of context and answer of a short request
+
 
 class Runner:
     """Target, drafter, their caches, and the state of every slot."""
@@ -149,19 +151,45 @@ class Runner:
             any_sampled=any_sampled,
             truncated=any_sampled and any(each.truncates for each in params),
             draws=self._draws and any_sampled and plan.tree is None,
-            report=ReportLayout(
-                plan.depth + 1,
-                tree=plan.tree is not None,
-                covered=head.active is not None,
-                wanted=wanted,
-            ),
+            report=self._layout(plan, head, wanted),
         )
+
+    def _layout(self, plan: DraftPlan, head: HeadView, wanted: Wanted) -> ReportLayout:
+        covered = head.active is not None
+        return ReportLayout(plan.depth + 1, tree=plan.tree is not None, covered=covered, wanted=wanted)
 
     def _pairs(self, states: Sequence[RequestState], plan: DraftPlan) -> int:
         waiting = max([state.pending for state in states])
         if self._drafting is None or (plan.depth == 0 and waiting < MOST_PENDING):
             return 0
         return self._sizes.pairs(waiting, plan.depth + 1, self._pending_width)
+
+    def prepare(self, plans: Sequence[DraftPlan], head: HeadView, wanted: Wanted) -> None:
+        """Runs a cycle of every usual size over slots that hold no request, so that graphs are captured
+        and kernels compiled before a request waits for them; where sizes are not rounded, nothing is.
+
+        Sizes that are left out are captured when they occur: contexts of more than `_USUAL_SPAN`
+        tokens, and requests that are sampled.
+        """
+        if not self._sizes.rounded:
+            return
+        spans = {self._sizes.span(span, self.slots.cache.positions) for span in (1, _USUAL_SPAN)}
+        for rows in self._sizes.usual_rows(self.slots.count):
+            for plan in plans:
+                for span in sorted(spans):
+                    step = Step(
+                        rows=rows,
+                        plan=plan,
+                        span=span,
+                        pairs=plan.depth + 1 if plan.depth else 0,
+                        head_rows=head.rows.shape[0],
+                        any_sampled=False,
+                        truncated=False,
+                        draws=False,
+                        report=self._layout(plan, head, wanted),
+                    )
+                    self.launch(step, head)
+                    self._reports.wait(rows, step.report.columns)
 
     @torch.inference_mode()
     def launch(self, step: Step, head: HeadView) -> Tensor | None:

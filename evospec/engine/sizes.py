@@ -30,6 +30,10 @@ class Sizes:
         rows = 1 << (running - 1).bit_length() if running < 8 else -(-running // 8) * 8
         return min(rows, slots)
 
+    def usual_rows(self, slots: int) -> list[int]:
+        """All numbers of rows that cycles are rounded to."""
+        return sorted({self.rows(running, slots) for running in range(1, slots + 1)})
+
     def span(self, span: int, positions: int) -> int:
         return round_span(span, positions) if self.rounded else span
 

@@ -73,6 +73,10 @@ class Stepper:
         self._stopwatch = stopwatch
         self.runner.watch(stopwatch)
 
+    def prepare(self) -> None:
+        """Captures what cycles of usual sizes launch; nothing may be running."""
+        self.runner.prepare(self._controller.plans, self._head(), self._observer.usually_wanted)
+
     def step(self) -> list[StepOutput]:
         """Processes one prefill chunk and one cycle; returns what was emitted."""
         outputs = self._drop_cancelled()

@@ -47,7 +47,16 @@ def one_rig() -> Iterator[OneRig]:
         yield rigs
     finally:
         rigs.stop()
-    wait_for(lambda: not descendants())  # whatever was killed, nothing stays behind
+    left: list[str] = []
+
+    def nothing_stays_behind() -> bool:
+        left[:] = descendants()
+        return not left
+
+    try:
+        wait_for(nothing_stays_behind)
+    except AssertionError:
+        raise AssertionError(f"processes stay behind: {'; '.join(left)}") from None
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,8 @@ class RolloutModel:
             self.candidate, self.canary = version, frozenset()
         self.newest, self.epoch = version, epoch
         old = sorted(self.kept)[:-KEEP]
-        for trimmed in [one for one in old if one not in (self.stable, self.candidate)]:
+        spared = (self.stable, self.candidate, self._newest_proven_below(self.stable))
+        for trimmed in [one for one in old if one not in spared]:
             del self.kept[trimmed]
         self.events += 1
         return True
@@ -70,9 +71,7 @@ class RolloutModel:
         elif decision.kind == "revoke":
             self._withdraw(version)
             if version == self.stable:
-                self.stable = max(
-                    (one for one in self.kept if one < version and self._proven(one)), default=0
-                )
+                self.stable = self._newest_proven_below(version)
         else:
             for later in self._later(version):
                 self._withdraw(later)
@@ -124,6 +123,9 @@ class RolloutModel:
 
     def _later(self, version: int) -> list[int]:
         return [one for one, kept in self.kept.items() if one > version and kept.state != "revoked"]
+
+    def _newest_proven_below(self, version: int) -> int:
+        return max((one for one in self.kept if one < version and self._proven(one)), default=0)
 
     def _proven(self, version: int) -> bool:
         return self.kept[version].state == "stable" and self.kept[version].fetchable

@@ -61,7 +61,18 @@ def test_trimming_spares_the_stable_version_and_the_candidate(registry: RedisWei
     assert sorted(states(registry)) == [1, 4, 5, 6]  # keep_versions is 3
     assert registry.fetch_training_state(1) == b"moments"
     publish(registry, 7)
-    assert sorted(states(registry)) == [5, 6, 7]
+    assert sorted(states(registry)) == [1, 5, 6, 7]  # 1 is what a revocation of 7 would bring back
+    publish(registry, 8)
+    assert sorted(states(registry)) == [6, 7, 8]
+
+
+def test_bad_versions_in_a_row_do_not_push_the_last_good_one_out(registry: RedisWeightRegistry) -> None:
+    publish(registry, 1)
+    for version in range(2, 12):
+        publish(registry, version)
+        decide(registry, "revoke", version)
+        assert registry.rollout().stable == 1
+        assert registry.fetch(1).blob == blob_of(1)
 
 
 def test_one_version_kept_is_enough(registry_config: RegistryConfig, redis_server: object) -> None:

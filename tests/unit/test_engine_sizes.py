@@ -6,7 +6,7 @@ On a machine with a CUDA device the graphs are captured, too.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -121,6 +121,26 @@ def alone(target: Target, asked: list[Request]) -> dict[str, tuple[int, ...]]:
     for request in asked:
         texts |= decode(engine, [request], 1, frozenset()).texts
     return texts
+
+
+@pytest.mark.parametrize("drafting", ["chain", "tree", "auto"])
+def test_preparing_leaves_no_trace(target: Target, drafting: str) -> None:
+    asked = requests(5)
+    engine = engine_of(target, drafting, 4, ROUNDED)
+    engine.prepare()
+    decoded = decode(engine, asked, arrivals=2, cancelled=frozenset())
+    assert decoded.texts == alone(target, asked)
+    assert engine.stats.cycles > 0
+
+
+def test_prepared_sizes_are_all_that_short_requests_need(target: Target) -> None:
+    engine = engine_of(target, "chain", 4, ROUNDED)
+    engine.prepare()
+    runner: Runner = engine._stepper.runner
+    before = runner.captures
+    assert (before > 0) == (target.device.type == "cuda")
+    decode(engine, [replace(each, trace=True) for each in requests(6)], arrivals=2, cancelled=frozenset())
+    assert runner.captures == before
 
 
 @pytest.mark.parametrize("drafting", ["chain", "tree", "auto"])
