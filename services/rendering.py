@@ -16,6 +16,8 @@ from services.openai_schema import GenerationBody
 logger = logging.getLogger(__name__)
 
 DONE = "data: [DONE]\n\n"
+# No ends of lines in server-sent events, but clients that use `str.splitlines` (httpx does) think so.
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 Json = dict[str, Any]
 
 
@@ -134,4 +136,4 @@ def _head(completion: Completion, form: Format, kind: str) -> Json:
 
 
 def _event(content: Json) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+    return f"data: {json.dumps(content, ensure_ascii=False).translate(_LINE_ENDS)}\n\n"

@@ -89,6 +89,14 @@ def test_chunks_without_text_send_no_event() -> None:
     assert texts == [{"role": "assistant", "content": ""}, {"content": "ab"}]
 
 
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_no_character_cuts_an_event_in_two(character: str) -> None:
+    """Clients that read lines, httpx among them, end them wherever `str.splitlines` does."""
+    response = chat(Pool([chunk(f"a{character}b", "stop")]), stream=True)
+    assert all(line.startswith("data: ") for line in response.text.splitlines() if line)
+    assert events(response)[1]["choices"][0]["delta"]["content"] == f"a{character}b"
+
+
 def test_models_are_listed_and_found_by_name(pool: Pool) -> None:
     listed = call(pool, lambda client: client.get("/v1/models")).json()
     assert listed["object"] == "list"
