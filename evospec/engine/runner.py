@@ -168,8 +168,8 @@ class Runner:
         """Runs a cycle of every usual size over slots that hold no request, so that graphs are captured
         and kernels compiled before a request waits for them; where sizes are not rounded, nothing is.
 
-        Sizes that are left out are captured when they occur: contexts of more than `_USUAL_SPAN`
-        tokens, and requests that are sampled.
+        Sizes that are left out are captured when they occur: large batches, contexts of more than
+        `_USUAL_SPAN` tokens, and requests that are sampled.
         """
         if not self._sizes.rounded:
             return

@@ -8,6 +8,8 @@ import torch
 
 from evospec.models.graphs import round_span
 
+_MOST_PREPARED = 32  # rows; a thousand slots would take minutes to prepare for
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
@@ -31,8 +33,8 @@ class Sizes:
         return min(rows, slots)
 
     def usual_rows(self, slots: int) -> list[int]:
-        """All numbers of rows that cycles are rounded to."""
-        return sorted({self.rows(running, slots) for running in range(1, slots + 1)})
+        """The numbers of rows that cycles are rounded to, as far as it pays to prepare for them."""
+        return sorted({self.rows(running, slots) for running in range(1, min(slots, _MOST_PREPARED) + 1)})
 
     def span(self, span: int, positions: int) -> int:
         return round_span(span, positions) if self.rounded else span
