@@ -28,15 +28,22 @@ class Scheduler:
     _by_id: dict[str, RequestState] = field(default_factory=dict)
 
     def find(self, request_id: str) -> RequestState | None:
-        return self._by_id.get(request_id)
+        """The request of this id that has not ended."""
+        state = self._by_id.get(request_id)
+        return None if state is None or state.finish is not None else state
 
     def enqueue(self, state: RequestState) -> None:
         self._by_id[state.request.id] = state
         self.waiting.append(state)
 
+    @property
+    def can_prefill(self) -> bool:
+        """Whether there is a prompt to process, and a slot for it."""
+        return self.prefilling is not None or (bool(self.waiting) and len(self.running) < self.max_batch)
+
     def start_prefill(self) -> RequestState | None:
-        """The request to prefill now, if a slot is free for one."""
-        if self.prefilling is None and self.waiting and len(self.running) < self.max_batch:
+        """The request to prefill now, if there is one."""
+        if self.prefilling is None and self.can_prefill:
             self.prefilling = self.waiting.popleft()
             self.prefilling.slot = len(self.running)
         return self.prefilling
@@ -45,6 +52,12 @@ class Scheduler:
         """Moves the prefilled request into the batch; its slot is already the next one."""
         self.running.append(state)
         self.prefilling = None
+
+    @property
+    def has_dropped(self) -> bool:
+        """Whether a request was cancelled before it ran."""
+        queued = self.waiting if self.prefilling is None else (*self.waiting, self.prefilling)
+        return any(state.cancelled for state in queued)
 
     def drop_cancelled(self) -> list[RequestState]:
         """Ends cancelled requests and returns them; running ones keep their slot until `retire`."""
@@ -67,17 +80,21 @@ class Scheduler:
         Returns:
             Cache copies to make, in order.
         """
+        kept = sum(state.finish is None for state in self.running)
+        # One move for each: what a slot on the way held may be the beginning of another prompt.
+        homeless = [state for state in self.running[kept:] if state.finish is None]
         moves: list[SlotMove] = []
-        for index in reversed(range(len(self.running))):
-            state = self.running[index]
+        for index, state in enumerate(self.running):
             if state.finish is None:
                 continue
-            del self._by_id[state.request.id]
-            last = self.running.pop()
-            if last is not state:
+            if self._by_id.get(state.request.id) is state:  # the id may be back already
+                del self._by_id[state.request.id]
+            if index < kept:
+                last = homeless.pop()
                 moves.append(SlotMove(last.slot, index, last))
                 last.slot = index
                 self.running[index] = last
+        del self.running[kept:]
         if self.prefilling is not None and self.prefilling.slot != len(self.running):
             moves.append(SlotMove(self.prefilling.slot, len(self.running), self.prefilling))
             self.prefilling.slot = len(self.running)

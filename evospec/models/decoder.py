@@ -68,7 +68,7 @@ class DecoderBody:
         self._shapes = {layer.kind: layer.shape for layer in self._layers}
         self._is_gelu = _ACTIVATIONS[_activation(model)]
         self._final_norm = Norm.of(layers.norm)
-        self._tables: dict[str, Tensor] = {}
+        self._tables: dict[str, list[Tensor]] = {}
 
     @staticmethod
     def knows(model: PreTrainedModel) -> bool:
@@ -102,10 +102,11 @@ class DecoderBody:
 
     def _table(self, kind: str, positions: int) -> Tensor:
         """Cosines and signed sines [2, positions or more, head_dim]."""
-        table = self._tables.get(kind)
-        if table is None or table.shape[1] < positions:
-            table = self._tables[kind] = self._new_table(kind, positions)
-        return table
+        tables = self._tables.setdefault(kind, [])
+        if not tables or tables[-1].shape[1] < positions:
+            # Shorter ones stay: captured graphs read them. Powers of two keep them few.
+            tables.append(self._new_table(kind, 1 << (positions - 1).bit_length()))
+        return tables[-1]
 
     def _new_table(self, kind: str, positions: int) -> Tensor:
         like = self._layers[0].qkv.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from evospec.models.attention import ATTENTION_NAME, register_attention
 from evospec.models.body import Body, BodyOutput, TransformersBody
 from evospec.models.decoder import DecoderBody
 from evospec.models.kv_cache import KVCache, Tree, Window
-from evospec.models.ops import TorchOps
+from evospec.models.ops import AttentionPlan, HeadShape, TorchOps
 
 CPU = torch.device("cpu")
 VOCAB, LAYERS, KV_HEADS, HEAD_DIM = 64, 4, 2, 16  # the smallest heads that kernels take
@@ -147,3 +148,28 @@ def test_places_of_a_tree_see_context_and_ancestors_alone() -> None:
         for leaf, branch in enumerate(branches, start=1):
             alone = body(torch.tensor([branch]), Window.of([3], 2, CPU), fresh(), ()).hidden
             torch.testing.assert_close(drafted[0, [0, leaf]], alone[0])
+
+
+@torch.no_grad()
+def test_a_longer_cache_leaves_what_captured_graphs_read() -> None:
+    """A graph captured over a short cache goes on reading the rotary table that it was captured with."""
+    body = DecoderBody(build("llama", torch.float32), (ops := _Noting()))
+    for positions in (20, 100, 30):
+        cache = new_cache(1, positions, torch.float32)
+        body(torch.tensor([[1, 2]]), Window.of([0], 2, CPU), cache, ())
+    first, longer, last = (table() for table in ops.tables)
+    assert first is not None
+    assert longer is not None
+    assert longer.shape[1] >= 100
+    assert last is longer
+
+
+class _Noting(TorchOps):
+    """Remembers, but does not hold, the tables it was given."""
+
+    def __init__(self) -> None:
+        self.tables: list[weakref.ref[torch.Tensor]] = []
+
+    def plan(self, window: Window, shape: HeadShape, table: torch.Tensor) -> AttentionPlan:
+        self.tables.append(weakref.ref(table))
+        return super().plan(window, shape, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -21,10 +22,11 @@ def target() -> Target:
     return tiny_target()
 
 
-def engine_of(target: Target, max_batch: int) -> Engine:
+def engine_of(target: Target, max_batch: int, **settings: Any) -> Engine:
     drafter = tiny_drafter(target)
     target.tap(drafter.config.tap_layers)
-    config = EngineConfig(max_batch=max_batch, max_length=256, draft_length=3, prefill_chunk=40)
+    chosen = {"draft_length": 3, "prefill_chunk": 40} | settings
+    config = EngineConfig(max_batch=max_batch, max_length=256, **chosen)
     return Engine(target, drafter, config, Fingerprints(target="t", drafter="d", tokenizer="k"))
 
 
@@ -108,3 +110,34 @@ def test_slots_that_move_and_requests_that_leave(target: Target) -> None:
         got = written.get(name, ())
         assert got == tokens[: len(got)]
         assert len(got) == len(tokens) or name in cancelled
+
+
+def test_neighbours_that_end_together_leave_what_they_held(target: Target) -> None:
+    """The one request that stays takes the first slot; the second slot still holds what ended in it."""
+    first, second, third = (tail(seed, 60) for seed in (11, 12, 13))
+    engine = engine_of(target, 3, draft_length=0, prefill_chunk=64)
+    limits = {"a": 6, "b": 5, "c": 40}  # they begin one step after the other: a and b end in the same one
+    requests = [
+        request("a", first, tokens=limits["a"]),
+        request("b", second, tokens=limits["b"]),
+        request("c", third, tokens=limits["c"]),
+    ]
+    again = request("d", second + tail(14))
+    expected = alone(target, [*requests, again])
+    written: dict[str, tuple[int, ...]] = {}
+    for each in requests:
+        engine.admit(each)
+    ended: dict[str, int] = {}
+    step = 0
+    while engine.has_work:
+        step += 1
+        for output in engine.step():
+            written[output.request_id] = written.get(output.request_id, ()) + output.tokens
+            if output.finish_reason is not None:
+                ended[output.request_id] = step
+        if len(ended) == 2 and "d" not in written:
+            written["d"] = ()
+            engine.admit(again)
+    assert ended["a"] == ended["b"] < ended["c"]
+    assert engine.stats.reused_prompt_tokens > 0
+    assert written == expected
