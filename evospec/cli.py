@@ -9,10 +9,16 @@ from typing import Annotated, Literal
 
 import typer
 
+from evospec.bench.cli import bench
 from evospec.cli_errors import OneLineErrors
-
-Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+from evospec.cli_options import (
+    ChatOption,
+    DeviceOption,
+    DrafterOption,
+    DtypeOption,
+    TargetOption,
+    ThreadsOption,
+)
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -21,27 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Speculative decoding that keeps adapting to the traffic it serves.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure, and write results.json, report.md and plots.")
 app.add_typer(bench, name="bench")
-
-TargetOption = Annotated[
-    str, typer.Option(help="Model to decode: built-in name (see `models`), folder, GGUF file or Hub id.")
-]
-DrafterOption = Annotated[
-    str,
-    typer.Option(
-        help="Drafter: a folder (published EAGLE-3 and speculators checkpoints too), a Hub id, a shipped "
-        "name, or `default` for the one made for the target."
-    ),
-]
-DeviceOption = Annotated[Device, typer.Option(help="Where to decode.")]
-DtypeOption = Annotated[
-    Dtype, typer.Option(help="Number format; `auto` is bfloat16 where the processor computes in it.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves PyTorch's default.")]
-ChatOption = Annotated[
-    bool, typer.Option("--no-chat", help="Continue the text as it is, without the model's chat template.")
-]
+vocab = typer.Typer(no_args_is_help=True, help="Look at the active vocabulary.")
+app.add_typer(vocab, name="vocab")
 
 
 def _show_version(asked: bool) -> None:
@@ -67,7 +55,10 @@ def generate(
     drafter: DrafterOption = "default",
     policy: Annotated[
         str,
-        typer.Option(help="Rows the drafter scores: `evospec`, `full`, `fr-spec:K`; `plain` drafts nothing."),
+        typer.Option(
+            help="Rows the drafter scores: `evospec`, `full`, `nanospec`, `vocabtrim:K`, `fr-spec:K` and "
+            "others (docs/decoding.md); `plain` drafts nothing."
+        ),
     ] = "evospec",
     prompt: Annotated[str | None, typer.Option(help="What to answer.")] = None,
     prompt_file: Annotated[
@@ -165,92 +156,40 @@ def export(
     typer.echo(export_drafter(drafter, target, out, plan).summary())
 
 
-@bench.command()
-def decode(
-    prompts: Annotated[
-        list[Path],
-        typer.Option("--prompts", metavar="FILE...", help="Prompt files, JSON lines with `prompt`."),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder for results.json, report.md and plots.")],
-    more_prompts: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="More prompt files.", show_default=False)
-    ] = None,
+@vocab.command()
+def inspect(
+    prompt: Annotated[str, typer.Option(help="What to answer.")],
     target: TargetOption = "smollm2-135m",
     drafter: DrafterOption = "default",
-    split: Annotated[str | None, typer.Option(help="Use only lines with this `split`.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Prompts per domain.")] = None,
-    policies: Annotated[
-        str,
-        typer.Option(
-            help="What to compare, comma-separated: vocabulary policies, each with `@drafting` where it is "
-            "not --drafting (evospec@tree:4x4x12), and peers: `transformers`, `transformers:static`, "
-            "`transformers:prompt-lookup`, `transformers:assisted`. `plain` is always run as well."
-        ),
-    ] = "plain,full,fr-spec:32768,evospec",
-    drafting: Annotated[
-        str,
-        typer.Option(
-            help="How policies draft: `auto` takes what is fastest; `chain` or `chain:N`; `tree` or "
-            "`tree:DxBxN` (depth, beam, nodes)."
-        ),
-    ] = "auto",
-    assistant: Annotated[
-        str | None,
-        typer.Option(help="Smaller model with the target's tokenizer, for `transformers:assisted`."),
+    policy: Annotated[
+        str, typer.Option(help="A policy that changes: `evospec`, `evospec[SOURCE+SOURCE]`, `nanospec`.")
+    ] = "evospec",
+    warm: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompt files answered first, so that the indexes have something to say."),
     ] = None,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens answered before the look.")] = 48,
+    limit: Annotated[int, typer.Option(min=1, help="Tokens shown per source.")] = 20,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     threads: ThreadsOption = 0,
-    batch: Annotated[int, typer.Option(min=1, max=1024, help="Requests decoded together.")] = 1,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
-    draft_length: Annotated[int, typer.Option(min=1, max=16, help="Draft tokens per cycle.")] = 5,
-    capacity: Annotated[
-        int, typer.Option(min=64, help="Most rows that a dynamic policy keeps active.")
-    ] = 4096,
-    core: Annotated[
-        int, typer.Option(min=0, help="Most frequent tokens, always active in a dynamic policy.")
-    ] = 1024,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the best token.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of sampling, when the temperature is not 0.")] = 0,
     no_chat: ChatOption = False,
-    no_profile: Annotated[
-        bool, typer.Option("--no-profile", help="Leave out the pass that breaks cycles down.")
-    ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print all active tokens as JSON.")] = False,
 ) -> None:
-    """Compare ways of decoding with plain decoding, interleaved in one process.
+    """Show which tokens are active for a prompt, where each came from, its score and its pins."""
+    from evospec.bench.prompts import read_prompts
+    from evospec.generate import generate_config
+    from evospec.vocabulary_report import inspect_vocabulary, show_report
 
-    Exit code 1 when an output is not the target's own.
-    """
-    from evospec.bench.command import run_decode
-    from evospec.bench.settings import DecodeSettings, vocabulary
-
-    settings = DecodeSettings(
-        target=target,
-        prompts=(*prompts, *(more_prompts or ())),
-        drafter=drafter,
-        split=split,
-        limit=limit,
-        policies=tuple(name.strip() for name in policies.split(",") if name.strip()),
-        drafting=drafting,
-        assistant=assistant,
-        profile=not no_profile,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        batch=batch,
-        max_tokens=max_tokens,
-        draft_length=draft_length,
-        temperature=temperature,
-        seed=seed,
-        chat=not no_chat,
-        vocabulary=vocabulary(capacity=capacity, core=core),
+    config = generate_config(
+        target=target, drafter=drafter, policy=policy, device=device, dtype=dtype, threads=threads
     )
-    results = run_decode(settings, out)
+    prompts = read_prompts(warm) if warm else []
+    report = inspect_vocabulary(config, prompt, prompts, max_tokens=max_tokens, chat=not no_chat)
     if json_output:
-        typer.echo(results.to_json(), nl=False)
-    if results.failures:
-        raise typer.Exit(1)
+        typer.echo(json.dumps(report.as_dict(), ensure_ascii=False))
+    else:
+        show_report(report, limit)
 
 
 def _stream(text: str) -> None:

@@ -63,6 +63,11 @@ class EngineConfig(Section):
         "often at high temperatures.",
     )
     prefill_chunk: int = Field(512, ge=1, description="Prompt tokens processed between two cycles.")
+    overlap: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Launch a cycle before the outcome of the last one is known, so that a GPU never waits "
+        "for the host; `auto` does so on a GPU.",
+    )
 
     @model_validator(mode="after")
     def _tree_fits(self) -> EngineConfig:
@@ -77,22 +82,50 @@ class EngineConfig(Section):
         return self
 
 
+SourceName = Literal["context", "verification", "statistical", "semantic"]
+
+
 class VocabularyConfig(Section):
     """Which rows of the LM head the drafter scores."""
 
     policy: str = Field(
-        "evospec", description="`evospec`, `full`, or `fr-spec:K` (the K most frequent tokens)."
+        "evospec",
+        description="`evospec`; `full`; a static list of the K most frequent tokens: `vocabtrim:K`, "
+        "`fr-spec:K` or, counted in a corpus file, `fr-spec:K:FILE`; `nanospec`; `specvocab:RANK:K`.",
+    )
+    sources: tuple[SourceName, ...] = Field(
+        ("context", "verification", "statistical", "semantic"),
+        description="What makes tokens active beside the core: the text itself, what the target ranked high, "
+        "what followed in earlier requests, what similar contexts used.",
     )
     capacity: int = Field(4096, ge=64, description="Slots of the active-row buffer.")
+    coverage: float = Field(
+        0.976,
+        gt=0,
+        le=1,
+        description="Share of the target's tokens that shall be active: rows beyond twice the core are kept "
+        "only as far as that takes. 1 uses the whole buffer.",
+    )
     core: int = Field(1024, ge=0, description="Most frequent tokens, always active.")
     context_window: int = Field(
         1024, ge=0, description="Latest tokens of each request whose rows are pinned while it runs."
     )
-    top_k: int = Field(4, ge=0, le=64, description="Target's best tokens taken per verified position.")
+    top_k: int = Field(6, ge=0, le=64, description="Target's best tokens taken per verified position.")
     prompt_ranked: int = Field(
         64, ge=0, description="Latest prompt positions whose best tokens are taken at prefill."
     )
-    half_life: int = Field(256, ge=1, description="Cycles after which an unused row's score has halved.")
+    half_life: int = Field(128, ge=1, description="Cycles after which an unused row's score has halved.")
+    successor_heads: int = Field(
+        8192, ge=1, description="Tokens whose successors the statistical index keeps, per tenant."
+    )
+    successors: int = Field(32, ge=1, le=1024, description="Long-tail tokens kept for each of them.")
+    successor_window: int = Field(
+        16, ge=1, le=256, description="A token counts as a successor of those up to so many places before it."
+    )
+    successor_half_life: int = Field(
+        256, ge=1, description="Requests after which what the statistical index counted has halved."
+    )
+    tenants: int = Field(16, ge=1, description="Tenants whose statistical index is kept, the latest.")
 
     @model_validator(mode="after")
     def _core_fits(self) -> VocabularyConfig:
@@ -113,17 +146,29 @@ class SemanticConfig(Section):
         None, description="Folder that keeps the embedded index between runs; null keeps it in memory."
     )
     api_key: str | None = Field(None, repr=False)
+    grpc_port: int | None = Field(
+        None, ge=1, le=65535, description="The server's gRPC port: set, all calls go there; null uses REST."
+    )
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of the authorities that may sign an https server's certificate; null trusts "
+        "the system's.",
+    )
     collection: str = Field("evospec-tokens", min_length=1)
-    neighbours: int = Field(8, ge=1, le=128, description="Points read per look-up.")
+    neighbours: int = Field(32, ge=1, le=128, description="Points read per look-up.")
+    tokens_per_lookup: int = Field(512, ge=1, description="Token ids that a look-up yields, at most.")
     refresh_tokens: int = Field(48, ge=1, description="Generated tokens between two look-ups.")
     tokens_per_point: int = Field(96, ge=1, le=1024, description="Long-tail token ids kept per point.")
     deadline_s: float = Field(0.5, gt=0, description="A look-up slower than this is dropped.")
     max_points: int = Field(20_000, ge=1, description="Oldest points are removed above this.")
+    max_age_days: float = Field(30.0, gt=0, description="Points that nothing renewed for this long go.")
 
     @model_validator(mode="after")
     def _one_place(self) -> SemanticConfig:
         if self.url is not None and self.path is not None:
             raise ValueError("url names a server and path a folder for the embedded index: set only one")
+        if self.url is None and (self.grpc_port is not None or self.ca_file is not None):
+            raise ValueError("grpc_port and ca_file describe a server: set url as well")
         return self
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from evospec.bench.results import PLAIN
 from evospec.config import EngineConfig
 from evospec.errors import EvoSpecError
-from evospec.vocab.policy import PolicyName
+from evospec.vocab.policy_name import PolicyName
 
 TRANSFORMERS = "transformers"
 PeerKind = Literal["dynamic", "static", "prompt-lookup", "assisted"]
@@ -74,7 +74,8 @@ class ArmName:
 
     Attributes:
         text: as it was written, without a drafting that is the default.
-        policy: `plain`, a vocabulary policy, or `transformers` and its variants.
+        policy: `plain`, a vocabulary policy, or `transformers` and its variants; `text` names files
+            without their folders.
         drafting: None where the engine drafts nothing, or is not ours.
         peer: how transformers generates; None for our own engine.
     """
@@ -126,10 +127,11 @@ def _parse(text: str, usual: Drafting) -> ArmName:
         if at:
             raise ArmError(f"arm {text!r}: {policy} takes no drafting; write {policy!r}")
         return ArmName(policy, policy, peer=_peer(policy, kind) if is_peer else None)
-    PolicyName.parse(policy)
+    corpus = PolicyName.parse(policy).corpus
+    shown = policy if corpus is None else f"{policy.removesuffix(str(corpus))}{corpus.name}"
     chosen = Drafting.parse(drafting) if at else usual
     chosen.apply(EngineConfig())
-    return ArmName(policy if chosen == usual else f"{policy}@{chosen.text}", policy, chosen)
+    return ArmName(shown if chosen == usual else f"{shown}@{chosen.text}", policy, chosen)
 
 
 def _peer(policy: str, kind: str) -> PeerKind:

@@ -16,7 +16,7 @@ from evospec.errors import EvoSpecError
 from evospec.models.chat import encode_prompt
 
 WARM_UP = "List a few everyday objects, and say in one sentence each what they are good for."
-WARM_UP_TOKENS = 24
+WARM_UP_TOKENS = 64  # enough for `auto` to look at each of its plans, in two rounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def _draw_panel(axes: Axes, bars: Sequence[tuple[Run, Breakdown]]) -> None:
     places = range(len(bars))
     left = [0.0] * len(bars)
     for field, label, colour in _PARTS:
-        values = [float(parts.model_dump()[field]) for _, parts in bars]
+        values = [max(0.0, float(parts.model_dump()[field])) for _, parts in bars]  # below 0: noise
         axes.barh(places, values, 0.72, left=left, color=colour, label=label)
         left = [start + value for start, value in zip(left, values, strict=True)]
     for place, total in zip(places, left, strict=True):

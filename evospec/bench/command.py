@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from evospec.bench.decode import DecodeBench
+from evospec.bench.decode import DecodeBench, load_models
 from evospec.bench.measure import Turn
 from evospec.bench.plots import write_plots
 from evospec.bench.report import write_report
@@ -27,23 +29,31 @@ def run_decode(settings: DecodeSettings, out: Path) -> Results:
     make_folder(out)
     console = Console(stderr=True, highlight=False)
     with console.status("loading models"):
-        bench = DecodeBench.load(settings)
+        models = load_models(settings)
+    parts = []
+    for batch in (settings.batch, *settings.more_batches):
+        parts.append(_measured(DecodeBench.of(replace(settings, batch=batch), models), console))
+        gc.collect()  # engines hold device memory, and refer to themselves
+    results = Results.joined(parts)
+    results.write(out)
+    write_report(results, write_plots(results, out), out)
+    for run in results.runs:
+        console.print(run_line(run), soft_wrap=True)
+    console.print(f"results.json, report.md and plots are in {escape(str(out))}", soft_wrap=True)
+    return results
+
+
+def _measured(bench: DecodeBench, console: Console) -> Results:
     if bench.skipped:
         console.print(f"{bench.skipped} prompts are too long for the models and are left out")
     with console.status("warming up, and measuring the copy bandwidth"):
         bench.warm_up()
-    turns = list(_shown(bench.turns(), bench.turn_count, console))
-    if settings.profile:
+    turns = list(shown_turns(bench.turns(), bench.turn_count, console))
+    if bench.settings.profile:
         with console.status("breaking cycles down"):
             bench.profile()
     with console.status("checking outputs"):
-        results = bench.results(turns)
-    results.write(out)
-    write_report(results, write_plots(results, out), out)
-    for run in results.runs:
-        console.print(_line(run), soft_wrap=True)
-    console.print(f"results.json, report.md and plots are in {escape(str(out))}", soft_wrap=True)
-    return results
+        return bench.results(turns)
 
 
 def make_folder(folder: Path) -> None:
@@ -54,7 +64,7 @@ def make_folder(folder: Path) -> None:
         raise EvoSpecError(f"cannot write into {folder}: {error.strerror}; choose another --out") from None
 
 
-def _shown(turns: Iterator[Turn], count: int, console: Console) -> Iterator[Turn]:
+def shown_turns(turns: Iterator[Turn], count: int, console: Console) -> Iterator[Turn]:
     """Passes turns on, with a bar on a terminal and a line at each tenth elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -66,8 +76,9 @@ def _shown(turns: Iterator[Turn], count: int, console: Console) -> Iterator[Turn
             yield turn
 
 
-def _line(run: Run) -> str:
-    name = f"{escape(run.domain):<12} {escape(run.name):<26}"
+def run_line(run: Run) -> str:
+    """For the terminal, in rich's markup."""
+    name = f"{run.batch:>4} {escape(run.domain):<12} {escape(run.name):<26}"
     if run.failed:
         return f"{name} [bold red]FAILED[/]: {escape(run.failure or '')}"
     return (

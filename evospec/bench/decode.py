@@ -10,23 +10,20 @@ import torch
 from evospec.bench.arms import ArmName, check_peers, parse_arms
 from evospec.bench.batches import encode, first_of_each_domain, fitting, longest, make_batches, warm_up_batch
 from evospec.bench.exactness import NearTies, OutputCheck, demand_equality
+from evospec.bench.ledger import Ledger
 from evospec.bench.machine import describe_machine, git_commit
 from evospec.bench.measure import Arm, Batch, EngineArm, Turn, interleave
-from evospec.bench.memory import PeakMemory
+from evospec.bench.memory import PeakMemory, allocated_mb
+from evospec.bench.models import BenchModels, engine_config
 from evospec.bench.peers import PeerArm, load_assistant, twin
-from evospec.bench.profile import profile
 from evospec.bench.prompts import read_prompts
-from evospec.bench.results import PLAIN, Breakdown, Results, shown_name
+from evospec.bench.results import Breakdown, Results, shown_name
 from evospec.bench.roofline import Roofline, Traffic, copy_bandwidth
 from evospec.bench.settings import DecodeSettings
 from evospec.bench.summary import ArmFacts, Subject, summarise
 from evospec.config import AlignmentConfig, Config, EngineConfig, ModelConfig
-from evospec.engine.build import build_engine, load_own_drafter, load_target
-from evospec.engine.engine import Engine
 from evospec.engine.plan import plans_of
 from evospec.engine.retrieval import RetrievalPump
-from evospec.models.drafter_store import LoadedDrafter
-from evospec.models.target import Target
 from evospec.vocab.memory_index import MemoryIndex
 
 WARM_UP_ROUNDS = 2
@@ -39,39 +36,67 @@ class DecodeBench:
 
     Attributes:
         bandwidth: of the device, bytes per second; None until `warm_up` has measured it.
+        ledgers: of the arms that are our engine.
+        longest: positions that a request needs at most.
         breakdowns: by arm and domain; empty until `profile` has run.
         skipped: prompts left out because they do not fit the models with `max_tokens`.
     """
 
     settings: DecodeSettings
-    models: _Models
+    models: BenchModels
     arms: list[Arm]
+    ledgers: list[Ledger]
     batches: list[Batch]
     warm_up_batch: Batch
     skipped: int
+    longest: int
     bandwidth: float | None = None
     breakdowns: dict[str, dict[str, Breakdown]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, settings: DecodeSettings) -> DecodeBench:
-        """Reads prompts, loads the models once and builds the engines.
+        """With models of its own; raises what `load_models` and `of` do."""
+        return cls.of(settings, load_models(settings))
+
+    @classmethod
+    def of(cls, settings: DecodeSettings, models: BenchModels) -> DecodeBench:
+        """Reads prompts and builds the engines.
 
         Raises:
-            EvoSpecError: an arm, prompt file, model or drafter is not usable.
+            EvoSpecError: an arm or prompt file is not usable, or no prompt fits.
         """
-        names = parse_arms(settings.policies, settings.drafting)
-        check_peers(
-            names, batch=settings.batch, temperature=settings.temperature, assistant=settings.assistant
-        )
         prompts = read_prompts(settings.prompts, split=settings.split, limit=settings.limit)
-        models = _Models.load(settings, names)
         encoded = encode(prompts, models.target.tokenizer, settings)
         kept = fitting(encoded, settings.max_tokens, models.room)
-        batches = make_batches(kept, settings)
+        return cls.over(settings, models, make_batches(kept, settings), skipped=len(encoded) - len(kept))
+
+    @classmethod
+    def over(
+        cls,
+        settings: DecodeSettings,
+        models: BenchModels,
+        batches: list[Batch],
+        *,
+        skipped: int,
+        positions: int = 0,
+    ) -> DecodeBench:
+        """Builds the engines for batches at hand.
+
+        Args:
+            positions: that requests besides those of the batches need.
+        """
+        names = parse_arms(settings.policies, settings.drafting)
         warm_up = warm_up_batch(models.target.tokenizer, settings)
-        config = _config(settings, max_length=longest([*batches, warm_up]))
-        arms = [models.arm(name, config, settings.assistant) for name in names]
-        return cls(settings, models, arms, batches, warm_up, skipped=len(encoded) - len(kept))
+        most = max(positions, longest([*batches, warm_up]))
+        config = _config(settings, max_length=most)
+        arms, ledgers = [], []
+        for name in names:
+            before = allocated_mb(models.target.device)
+            arms.append(_arm(name, models, config, settings.assistant))
+            built = allocated_mb(models.target.device) - before
+            ledgers.append(Ledger.of(arms[-1], built))
+        own = [ledger for ledger in ledgers if ledger is not None]
+        return cls(settings, models, arms, own, batches, warm_up, skipped, most)
 
     @property
     def turn_count(self) -> int:
@@ -79,28 +104,24 @@ class DecodeBench:
 
     def warm_up(self) -> None:
         """Runs each arm on a prompt of no domain, which stays out of results and index."""
-        for arm in self.arms:
-            if isinstance(arm, EngineArm) and isinstance(arm.engine, Engine):
-                arm.engine.prepare()
+        for ledger in self.ledgers:
+            ledger.prepare(self.longest)
         for _ in interleave(self.arms, [self.warm_up_batch] * WARM_UP_ROUNDS, self._memory()):
             pass
+        for ledger in self.ledgers:
+            ledger.captures_before = ledger.engine.captures
         self.bandwidth = copy_bandwidth(self.models.target.device)
 
     def turns(self) -> Iterator[Turn]:
         yield from interleave(self.arms, self.batches, self._memory())
 
     def profile(self) -> None:
-        """Breaks cycles down, after the timed turns: engines are then as the traffic has made them."""
-        device = self.models.target.device
-        for arm in self.arms:
-            if not isinstance(arm, EngineArm) or not isinstance(arm.engine, Engine):
-                continue
-            profile(arm.engine, arm.retrieval, [self.warm_up_batch], device)
-            found = self.breakdowns.setdefault(arm.name.text, {})
-            for domain, batch in first_of_each_domain(self.batches).items():
-                breakdown = profile(arm.engine, arm.retrieval, [batch], device)
-                if breakdown is not None:
-                    found[domain] = breakdown
+        """Breaks cycles down and measures upkeep, after the timed turns: engines are then as the traffic
+        has made them, and what is done to them here does no harm."""
+        batches = first_of_each_domain(self.batches)
+        for ledger in self.ledgers:
+            self.breakdowns[ledger.name] = ledger.profile(batches, self.warm_up_batch)
+            ledger.measure_upkeep(self.warm_up_batch, self.longest)
 
     def results(self, turns: Sequence[Turn]) -> Results:
         """Checks every output against plain decoding's, then sums up."""
@@ -114,8 +135,15 @@ class DecodeBench:
         subject = Subject(shown_name(self.settings.target), self.settings.batch, facts)
         copying = None if self.bandwidth is None else self.bandwidth / 1e9
         machine = describe_machine().model_copy(update={"copy_gb_per_s": copying})
-        runs = summarise(turns, subject, self._check())
-        return Results(machine=machine, git=git_commit(), settings=settings, runs=tuple(runs))
+        return Results(
+            machine=machine,
+            git=git_commit(),
+            settings=settings,
+            runs=tuple(summarise(turns, subject, self._check())),
+            arms=tuple(
+                ledger.costs(self.models.memory, self.settings.batch, turns) for ledger in self.ledgers
+            ),
+        )
 
     def _facts(self, name: ArmName) -> ArmFacts:
         if name.peer is not None:
@@ -130,7 +158,7 @@ class DecodeBench:
 
     def _roofline(self, name: ArmName, bandwidth: float) -> Roofline:
         loaded = None if name.drafting is None else self.models.drafter
-        config = _engine_config(name, _config(self.settings, _SHORTEST).engine)
+        config = engine_config(name, _config(self.settings, _SHORTEST).engine)
         depths = {str(plan): plan.depth for plan in plans_of(config, drafts=loaded is not None)}
         traffic = Traffic.of(self.models.target, None if loaded is None else loaded.drafter)
         return Roofline(traffic, depths, bandwidth)
@@ -146,47 +174,30 @@ class DecodeBench:
         return PeakMemory(self.models.target.device)
 
 
-@dataclass(slots=True)
-class _Models:
-    """What the arms share: every weight is loaded once."""
+def load_models(settings: DecodeSettings) -> BenchModels:
+    """Loads what all batch sizes share, after a look at everything that can be wrong without it.
 
-    target: Target
-    drafter: LoadedDrafter | None
+    Raises:
+        EvoSpecError: an arm, prompt file, model or drafter is not usable.
+    """
+    names = parse_arms(settings.policies, settings.drafting)
+    for batch in (settings.batch, *settings.more_batches):
+        check_peers(names, batch=batch, temperature=settings.temperature, assistant=settings.assistant)
+    read_prompts(settings.prompts, split=settings.split, limit=settings.limit)
+    drafts = any(name.drafting is not None for name in names)
+    return BenchModels.load(_config(settings, max_length=_SHORTEST), drafts=drafts)
 
-    @classmethod
-    def load(cls, settings: DecodeSettings, names: Sequence[ArmName]) -> _Models:
-        config = _config(settings, max_length=_SHORTEST)
-        target = load_target(config)
-        drafts = any(name.drafting is not None for name in names)
-        return cls(target, load_own_drafter(config, target) if drafts else None)
 
-    @property
-    def room(self) -> int:
-        """Positions that all models reach."""
-        reach = self.target.max_length
-        return reach if self.drafter is None else min(reach, self.drafter.drafter.config.max_positions)
-
-    def arm(self, name: ArmName, config: Config, assistant: str | None) -> Arm:
-        if name.peer is not None:
-            return self._peer(name, config.engine.max_length, assistant)
-        engine = _engine_config(name, config.engine)
-        vocabulary = config.vocabulary
-        if name.policy != PLAIN:
-            vocabulary = vocabulary.model_copy(update={"policy": name.policy})
-        own = config.model_copy(update={"engine": engine, "vocabulary": vocabulary})
-        built = build_engine(own, self.target, None if name.drafting is None else self.drafter)
-        index = MemoryIndex(config.semantic.max_points)
-        return EngineArm(name, built, RetrievalPump(built, index, config.semantic.neighbours))
-
-    def _peer(self, name: ArmName, positions: int, assistant: str | None) -> PeerArm:
+def _arm(name: ArmName, models: BenchModels, config: Config, assistant: str | None) -> Arm:
+    if name.peer is not None:
         helper = None
         if name.peer == "assisted" and assistant is not None:
-            helper = load_assistant(assistant, self.target)
-        return PeerArm(name, twin(self.target.model), self.target.eos_ids, positions, helper)
-
-
-def _engine_config(name: ArmName, config: EngineConfig) -> EngineConfig:
-    return config if name.drafting is None else name.drafting.apply(config)
+            helper = load_assistant(assistant, models.target)
+        target = models.target
+        return PeerArm(name, twin(target.model), target.eos_ids, config.engine.max_length, helper)
+    built = models.engine(name, config)
+    index = MemoryIndex(config.semantic.max_points, config.semantic.tokens_per_lookup)
+    return EngineArm(name, built, RetrievalPump(built, index, config.semantic.neighbours))
 
 
 def _config(settings: DecodeSettings, max_length: int) -> Config:

@@ -16,6 +16,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric_from:
     return "\n".join(lines) + "\n"
 
 
+def number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def machine_lines(machine: Machine, git: str) -> str:
     gpu = f"{machine.gpus} x {machine.gpu} ({machine.gpu_memory_gb:g} GB)" if machine.gpu else "none"
     bandwidth = machine.copy_gb_per_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +23,8 @@ class BenchEngine(Protocol):
     def stats(self) -> EngineStats: ...
     @property
     def has_work(self) -> bool: ...
+    @property
+    def captures(self) -> int: ...
     def admit(self, request: Request) -> None: ...
     def step(self) -> list[StepOutput]: ...
 
@@ -36,6 +39,14 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
+class Covered:
+    """Tokens of one step that were active when they were drafted, of all that could have been."""
+
+    tokens: int
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What one arm did with one batch.
 
@@ -44,11 +55,15 @@ class Turn:
         elapsed: of the whole turn.
         prompt_seconds: of `elapsed`, what processing the prompts took.
         first_token_seconds: from the turn's beginning, per request.
+        last_token_seconds: the same of the last token.
         first_tokens: tokens that prompt processing emitted, of all requests.
         counters: growth of the engine's counters.
         row_cycles: active rows summed over cycles.
         request_cycles: running requests summed over cycles.
         key_cycles: tokens known summed over cycles and requests: the keys that attention reads.
+        transient_mb: what was allocated on a CUDA device for a while; None elsewhere.
+        captures: CUDA graphs captured meanwhile.
+        coverage: of the steps in which tokens were held against the active rows, in order.
     """
 
     arm: str
@@ -57,12 +72,16 @@ class Turn:
     elapsed: Elapsed
     prompt_seconds: float
     first_token_seconds: tuple[float, ...]
+    last_token_seconds: tuple[float, ...]
     first_tokens: int
     counters: EngineStats
     row_cycles: int
     request_cycles: int
     key_cycles: int
     peak_memory_mb: float
+    transient_mb: float | None = None
+    captures: int = 0
+    coverage: tuple[Covered, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -82,6 +101,12 @@ class Turn:
         """Without prompt processing and the tokens that it yields; 0 when nothing was left to decode."""
         seconds = self.seconds - self.prompt_seconds
         return (self.tokens - self.first_tokens) / seconds if seconds > 0 else 0.0
+
+    @property
+    def request_speeds(self) -> tuple[float, ...]:
+        """Tokens per second of each request, from the batch's beginning to its own last token."""
+        pairs = zip(self.outputs, self.last_token_seconds, strict=True)
+        return tuple(len(output) / seconds for output, seconds in pairs)
 
 
 class Arm(Protocol):
@@ -112,7 +137,7 @@ class EngineArm:
     def run(self, batch: Batch, memory: PeakMemory) -> Turn:
         """The time includes prompt processing and retrieval."""
         stats = self.engine.stats
-        before, progress = snapshot(stats), _Progress.of(batch)
+        before, progress, captures = snapshot(stats), _Progress.of(batch), self.engine.captures
         clock = Clock(memory.device)
         memory.restart()
         clock.start()
@@ -121,11 +146,16 @@ class EngineArm:
         while self.engine.has_work:
             # Rows change at the end of a step: those at its beginning are what it scores.
             rows, cycles, decoding = stats.active_rows, stats.cycles, _decode_seconds(stats)
+            covered, coverable = stats.covered_tokens, stats.coverable_tokens
             outputs = self.engine.step()
             # A step's cycle comes after the first tokens of its prompt.
-            first_at = clock.glance() - (_decode_seconds(stats) - decoding)
-            progress.take(outputs, first_at, cycled=stats.cycles > cycles)
+            now = clock.glance()
+            first_at = now - (_decode_seconds(stats) - decoding)
+            progress.take(outputs, first_at, now, cycled=stats.cycles > cycles)
             progress.row_cycles += rows * (stats.cycles - cycles)
+            if stats.coverable_tokens > coverable:
+                step = Covered(stats.covered_tokens - covered, stats.coverable_tokens - coverable)
+                progress.coverage.append(step)
             self.retrieval.run()
         elapsed = clock.read()
         counters = growth(before, stats)
@@ -136,12 +166,16 @@ class EngineArm:
             elapsed=elapsed,
             prompt_seconds=counters.prefill_seconds,
             first_token_seconds=tuple(progress.first_seconds.values()),
+            last_token_seconds=tuple(progress.last_seconds.values()),
             first_tokens=len(batch.requests),
             counters=counters,
             row_cycles=progress.row_cycles,
             request_cycles=progress.request_cycles,
             key_cycles=progress.key_cycles,
             peak_memory_mb=memory.read_mb(),
+            transient_mb=memory.transient_mb(),
+            captures=self.engine.captures - captures,
+            coverage=tuple(progress.coverage),
         )
 
 
@@ -152,6 +186,8 @@ class _Progress:
     known: dict[str, int]
     outputs: dict[str, list[int]]
     first_seconds: dict[str, float] = field(default_factory=dict)
+    last_seconds: dict[str, float] = field(default_factory=dict)
+    coverage: list[Covered] = field(default_factory=list)
     row_cycles: int = 0
     request_cycles: int = 0
     key_cycles: int = 0
@@ -162,15 +198,20 @@ class _Progress:
             {request.id: len(request.prompt_ids) for request in batch.requests},
             {request.id: [] for request in batch.requests},
             {request.id: 0.0 for request in batch.requests},
+            {request.id: 0.0 for request in batch.requests},
         )
 
-    def take(self, outputs: Sequence[StepOutput], first_at: float, *, cycled: bool) -> None:
-        for request_id in {output.request_id for output in outputs}:
+    def take(self, outputs: Sequence[StepOutput], first_at: float, now: float, *, cycled: bool) -> None:
+        """Args: first_at: when prompts' tokens came out, `now`: when the cycle's did."""
+        for request_id, count in Counter(output.request_id for output in outputs).items():
+            cycles = count  # one output each: a cycle under way may have ended in this step, too
             if not self.outputs[request_id]:
                 self.first_seconds[request_id] = first_at
+                cycles = max(1, count - 1)  # the prompt's token is of none
+            self.last_seconds[request_id] = now
             if cycled:
-                self.request_cycles += 1
-                self.key_cycles += self.known[request_id]
+                self.request_cycles += cycles
+                self.key_cycles += cycles * self.known[request_id]
         for output in outputs:
             self.outputs[output.request_id].extend(output.tokens)
             self.known[output.request_id] += len(output.tokens)

@@ -129,12 +129,14 @@ class PeerArm:
             elapsed=elapsed,
             prompt_seconds=passes.first_seconds,
             first_token_seconds=(passes.first_seconds,) * rows,
+            last_token_seconds=(elapsed.wall,) * rows,
             first_tokens=first,
             counters=counters,
             row_cycles=0,
             request_cycles=request_cycles,
             key_cycles=passes.contexts * rows,
             peak_memory_mb=memory.read_mb(),
+            transient_mb=memory.transient_mb(),
         )
 
     def _generate(self, batch: Batch, longest: int, passes: _Passes) -> list[list[int]]:

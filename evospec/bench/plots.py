@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from evospec.bench.arms import TRANSFORMERS
+from evospec.bench.batch_plot import batch_chart
 from evospec.bench.breakdown_plot import breakdown_chart
 from evospec.bench.results import PLAIN, Results, Run, Spread
 from evospec.bench.style import COLOURS, MARKERS, NEUTRAL, legend_below, new_figure, save, tidy
@@ -34,7 +35,21 @@ class _Bars:
 
 def write_plots(results: Results, folder: Path) -> list[Path]:
     """Writes the plots that the results have data for; returns their files."""
-    title = _title(results)
+    colours = _colours(results.runs)
+    sizes = results.batches
+    if len(sizes) == 1:
+        return _charts(results.runs, colours, _title(results, sizes), folder, "")
+    written = [batch_chart(results.runs, colours, _title(results, sizes), folder / "batches.png")]
+    for batch in sizes:
+        own = [run for run in results.runs if run.batch == batch]
+        written += _charts(own, colours, _title(results, [batch]), folder, f"-batch-{batch}")
+    return written
+
+
+def _charts(
+    runs: Sequence[Run], colours: dict[str, str], title: str, folder: Path, suffix: str
+) -> list[Path]:
+    """Those of one batch size; `suffix` ends the files' names."""
     speed = _Bars(
         "Tokens/s (plain decoding = 1)",
         lambda run: run.speedup,
@@ -47,16 +62,19 @@ def write_plots(results: Results, folder: Path) -> list[Path]:
         lambda run: None,
         baseline=1.0,
     )
-    colours = _colours(results.runs)
-    compared = [run for run in results.runs if run.policy != PLAIN] or list(results.runs)
+    compared = [run for run in runs if run.policy != PLAIN] or list(runs)
     drafting = [run for run in compared if _drafts(run)]
-    written = [_bar_chart(compared, speed, colours, title, folder / "speed.png")]
+
+    def file(name: str) -> Path:
+        return folder / f"{name}{suffix}.png"
+
+    written = [_bar_chart(compared, speed, colours, title, file("speed"))]
     if drafting:
-        written.append(_bar_chart(drafting, length, colours, title, folder / "tokens_per_cycle.png"))
-    if any(run.acceptance_by_position for run in results.runs):
-        written.append(_positions(results.runs, colours, title, folder / "acceptance_by_position.png"))
-    if any(run.breakdown for run in results.runs):
-        written.append(breakdown_chart(results.runs, title, folder / "cycle.png"))
+        written.append(_bar_chart(drafting, length, colours, title, file("tokens_per_cycle")))
+    if any(run.acceptance_by_position for run in runs):
+        written.append(_positions(runs, colours, title, file("acceptance_by_position")))
+    if any(run.breakdown for run in runs):
+        written.append(breakdown_chart(runs, title, file("cycle")))
     return written
 
 
@@ -64,10 +82,10 @@ def _drafts(run: Run) -> bool:
     return run.policy not in (PLAIN, TRANSFORMERS, f"{TRANSFORMERS}:static")
 
 
-def _title(results: Results) -> str:
+def _title(results: Results, batches: Sequence[int]) -> str:
     first = results.runs[0]
     device = results.machine.gpu if results.settings["device"] == "cuda" else results.machine.cpu
-    return f"{first.target}, {results.settings['dtype']}, batch {first.batch}, {device}"
+    return f"{first.target}, {results.settings['dtype']}, batch {', '.join(map(str, batches))}, {device}"
 
 
 def _colours(runs: Iterable[Run]) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import itemgetter
+from statistics import fmean
 from time import perf_counter
 from typing import Protocol, get_args
 
@@ -28,8 +30,8 @@ class CycleStopwatch(Stopwatch, Protocol):
 
     def start(self) -> None: ...
 
-    def stop(self) -> dict[CyclePart, float] | None:
-        """Seconds per part since `start`, which together are all of it; None when it can't be trusted."""
+    def stop(self) -> dict[CyclePart, float]:
+        """Seconds per part since `start`; without `host` where only the device's time is told apart."""
         ...
 
 
@@ -62,7 +64,7 @@ class _Mark:
 
 
 class CudaStopwatch:
-    """On the device parts are told by events; what is left of the host's time is `host`.
+    """On the device parts are told by events. The host's own time is not among them: marks take some.
 
     Marks within a CUDA graph become nodes of it, recorded anew at each replay. Which graphs a
     step replayed is seen by the times: an event that lies before the step's beginning is of
@@ -71,40 +73,32 @@ class CudaStopwatch:
     Learning runs on the host while the device is busy with the cycle: only what the device is
     kept from by it counts. `vocabulary` is the time between the end of the target's pass and the end
     of the row update behind it: writing rows, and waiting for bookkeeping that takes longer than the
-    pass. `host` is the rest of the step, in which the device has nothing to do.
+    pass.
     """
 
     def __init__(self) -> None:
         self._captured: list[_Mark] = []
         self._live: list[_Mark] = []
         self._began = _new_event()
-        self._wall = 0.0
-        self._disturbed = False
 
     def start(self) -> None:
         torch.cuda.synchronize()
         self._live.clear()
-        self._disturbed = False
         self._began = _new_event()
         self._began.record()
-        self._wall = perf_counter()
 
     def mark(self, part: CyclePart) -> None:
         if torch.cuda.is_current_stream_capturing():
             event = _new_event(external=True)
             event.record()
             self._captured.append(_Mark(part, event))
-            self._disturbed = True  # a step that captures takes far longer than any other
             return
         event = _new_event()
         event.record()
         self._live.append(_Mark(part, event))
 
-    def stop(self) -> dict[CyclePart, float] | None:
+    def stop(self) -> dict[CyclePart, float]:
         torch.cuda.synchronize()
-        wall = perf_counter() - self._wall
-        if self._disturbed:
-            return None
         seconds: dict[CyclePart, float] = dict.fromkeys(_PARTS, 0.0)
         timeline = sorted(
             ((self._at(mark), mark.part) for mark in (*self._captured, *self._live)),
@@ -113,7 +107,7 @@ class CudaStopwatch:
         ours = [entry for entry in timeline if entry[0] >= 0]
         for (began, part), (ended, _) in pairwise(ours):
             seconds[part] += ended - began
-        seconds["host"] = wall - sum(value for part, value in seconds.items() if part != "host")
+        del seconds["host"]
         return seconds
 
     def _at(self, mark: _Mark) -> float:
@@ -128,30 +122,93 @@ def new_stopwatch(device: torch.device) -> CycleStopwatch:
     return CudaStopwatch() if device.type == "cuda" else HostStopwatch()
 
 
-def profile(
-    engine: WatchedEngine, retrieval: RetrievalPump, batches: Sequence[Batch], device: torch.device
-) -> Breakdown | None:
-    """Decodes batches once more, under a stopwatch; nothing of it goes to traces or index.
+@dataclass(frozen=True, slots=True)
+class TimedCycle:
+    """A step with a cycle and nothing else, seconds; parts are None where nobody looked into it."""
 
-    Only steps with a cycle and no prompt count. None when there was none.
+    plan: str
+    seconds: float
+    parts: dict[CyclePart, float] | None
+
+
+def profile(
+    engine: WatchedEngine,
+    retrieval: RetrievalPump,
+    batches: Mapping[str, Batch],
+    warm_up: Batch,
+    device: torch.device,
+) -> dict[str, Breakdown]:
+    """Decodes a batch of each domain twice more, the second time under a stopwatch.
+
+    Nothing of it goes to traces or index. Steps that process a prompt or capture a graph do not
+    count; a domain without any other step is left out.
+
+    Args:
+        warm_up: is decoded before each pass.
     """
+    untimed = _passes(engine, retrieval, batches, warm_up, None)
     stopwatch = new_stopwatch(device)
-    cycles: list[dict[CyclePart, float]] = []
     engine.watch(stopwatch)
-    for batch in batches:
-        for request in batch.requests:
-            engine.admit(replace(request, trace=False))
-        while engine.has_work:
-            prompts, before = engine.stats.prompt_tokens, engine.stats.cycles
-            stopwatch.start()
-            engine.step()
-            seconds = stopwatch.stop()
-            decoded = engine.stats.prompt_tokens == prompts and engine.stats.cycles > before
-            if decoded and seconds is not None:
-                cycles.append(seconds)
-            retrieval.run()
+    watched = _passes(engine, retrieval, batches, warm_up, stopwatch)
     engine.watch(NO_STOPWATCH)
-    if not cycles:
+    found = {domain: breakdown_of(untimed[domain], watched[domain]) for domain in batches}
+    return {domain: breakdown for domain, breakdown in found.items() if breakdown is not None}
+
+
+def _passes(
+    engine: WatchedEngine,
+    retrieval: RetrievalPump,
+    batches: Mapping[str, Batch],
+    warm_up: Batch,
+    stopwatch: CycleStopwatch | None,
+) -> dict[str, list[TimedCycle]]:
+    """The cycles of each domain's batch."""
+    list(_decode(engine, retrieval, warm_up, stopwatch))
+    return {domain: list(_decode(engine, retrieval, batch, stopwatch)) for domain, batch in batches.items()}
+
+
+def _decode(
+    engine: WatchedEngine, retrieval: RetrievalPump, batch: Batch, stopwatch: CycleStopwatch | None
+) -> Iterator[TimedCycle]:
+    for request in batch.requests:
+        engine.admit(replace(request, trace=False))
+    stats = engine.stats
+    while engine.has_work:
+        prompts, captures, plans = stats.prompt_tokens, engine.captures, dict(stats.cycles_per_plan)
+        if stopwatch is not None:
+            stopwatch.start()
+        began = perf_counter()
+        engine.step()
+        seconds = perf_counter() - began
+        parts = None if stopwatch is None else stopwatch.stop()
+        retrieval.run()
+        cycled = [plan for plan, count in stats.cycles_per_plan.items() if count > plans.get(plan, 0)]
+        if len(cycled) == 1 and stats.prompt_tokens == prompts and engine.captures == captures:
+            yield TimedCycle(cycled[0], seconds, parts)
+
+
+def breakdown_of(untimed: Sequence[TimedCycle], watched: Sequence[TimedCycle]) -> Breakdown | None:
+    """Means over the plans of the untimed cycles, as the passes may have drafted differently.
+
+    None when less than half of the untimed cycles drafted as some of the watched ones did.
+    """
+    counts = Counter(cycle.plan for cycle in untimed)
+    shared = {plan: count for plan, count in counts.items() if any(each.plan == plan for each in watched)}
+    if not shared or 2 * sum(shared.values()) < len(untimed):
         return None
-    mean = {f"{part}_ms": 1000 * sum(cycle[part] for cycle in cycles) / len(cycles) for part in _PARTS}
-    return Breakdown(cycles=len(cycles), **mean)
+    seen = {plan: [cycle for cycle in watched if cycle.plan == plan] for plan in shared}
+    alone = {plan: [cycle.seconds for cycle in untimed if cycle.plan == plan] for plan in shared}
+
+    def mean_ms(of_plan: Mapping[str, Sequence[float]]) -> float:
+        total = sum(count * fmean(of_plan[plan]) for plan, count in shared.items())
+        return 1000 * total / sum(shared.values())
+
+    def part_ms(part: CyclePart) -> float:
+        return mean_ms({plan: [(cycle.parts or {}).get(part, 0.0) for cycle in seen[plan]] for plan in seen})
+
+    cycle_ms = mean_ms(alone)
+    parts = {f"{part}_ms": part_ms(part) for part in _PARTS}
+    if not any("host" in (cycle.parts or {}) for cycle in watched):
+        parts["host_ms"] = cycle_ms - sum(parts.values())
+    watched_ms = mean_ms({plan: [cycle.seconds for cycle in cycles] for plan, cycles in seen.items()})
+    return Breakdown(cycles=shared, cycle_ms=cycle_ms, watched_ms=watched_ms, **parts)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
+from evospec.bench.costs import ArmCosts
+from evospec.bench.record import Record
+from evospec.bench.stream_records import Stream
 from evospec.errors import EvoSpecError
 
 SCHEMA = 1
 FILE_NAME = "results.json"
 PLAIN = "plain"  # the policy that drafts nothing
+FULL = "full"  # the policy that scores all rows
 
 Spread = tuple[float, float]  # lower and upper quartile
 
@@ -19,10 +24,6 @@ Spread = tuple[float, float]  # lower and upper quartile
 def shown_name(name: str) -> str:
     """A model's name as results show it: of a path, the last part."""
     return Path(name).name if Path(name).expanduser().exists() else name
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Machine(Record):
@@ -42,12 +43,17 @@ class Machine(Record):
 
 
 class Breakdown(Record):
-    """Mean milliseconds of each part of a cycle, which together are the cycle.
+    """Mean milliseconds of each part of a cycle, measured in two passes of their own.
 
-    Measured in a pass of its own, whose stopwatch slows it down a little.
+    The first is not looked into: it gives `cycle_ms`. The second one is under a stopwatch, whose marks
+    slow the host down. On a CUDA device the parts that the device works on are the second's, and
+    `host_ms` is what they leave of `cycle_ms`: all parts together are the cycle as it is without marks.
+    On a CPU, where marks cost next to nothing, all parts are the second's and add up to `watched_ms`.
 
     Attributes:
-        cycles: cycles that were measured.
+        cycles: cycles of the first pass, by how they drafted.
+        cycle_ms: of the first pass.
+        watched_ms: the same plans in the second.
         draft_layer_ms: the drafter's fusion and layer, at all steps.
         draft_head_ms: scoring the active rows and choosing tokens, at all steps.
         target_layers_ms: the target's pass over last tokens and draft, up to the head.
@@ -56,13 +62,20 @@ class Breakdown(Record):
         host_ms: all the rest: scheduling, observing, waiting.
     """
 
-    cycles: int
+    cycles: dict[str, int]
+    cycle_ms: float
+    watched_ms: float
     draft_layer_ms: float
     draft_head_ms: float
     target_layers_ms: float
     target_head_ms: float
     vocabulary_ms: float
     host_ms: float
+
+    @property
+    def marks_ms(self) -> float:
+        """What the stopwatch costs a cycle."""
+        return self.watched_ms - self.cycle_ms
 
 
 class Run(Record):
@@ -89,10 +102,17 @@ class Run(Record):
         label: the arm as it was written: the policy, with its drafting where that is not the run's.
         drafting: how the arm was told to draft; None where it does not, or is a peer.
         plan_shares: share of cycles that drafted so.
+        share_of_full: of the acceptance length of the arm that drafts so and scores all rows, in the same
+            domain; None without one.
+        head_us: scoring the active rows once and choosing tokens, by `breakdown`.
         tokens_per_cycle: per request, cycles without a draft included.
         cycle_ms: draft_ms and verify_ms together.
         reused_prompt_tokens: of the prompts, not processed: an earlier one had the same beginning.
         ttft_ms: median over requests of the time to the first token.
+        slowest_request: least of the requests' tokens by the time from their batch's beginning to their
+            last token, over plain decoding's of the same request.
+        slow_requests: share of the requests for which that is below 0.95.
+        captures: CUDA graphs captured in the timed turns, which they make slower.
         decode_tokens_per_s: median over batches, without prompt processing and the tokens it yields.
         decode_speedup: median over batches of its ratio to plain decoding's.
         predicted_speedup: what tokens_per_cycle and cycle_ms say of decode_speedup.
@@ -132,11 +152,16 @@ class Run(Record):
     label: str = ""
     drafting: str | None = None
     plan_shares: dict[str, float] = Field(default_factory=dict)
+    share_of_full: float | None = None
+    head_us: float | None = None
     tokens_per_cycle: float | None = None
     cycle_ms: float | None = None
     reused_prompt_tokens: int = 0
     ttft_ms: float | None = None
     ttft_ms_quartiles: Spread | None = None
+    slowest_request: float | None = None
+    slow_requests: float | None = None
+    captures: int = 0
     decode_tokens_per_s: float | None = None
     decode_tokens_per_s_quartiles: Spread | None = None
     decode_speedup: float | None = None
@@ -165,6 +190,21 @@ class Results(Record):
     git: str
     settings: dict[str, JsonValue]
     runs: tuple[Run, ...]
+    arms: tuple[ArmCosts, ...] = ()
+    stream: Stream | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Results]) -> Results:
+        """Results of one command, measured one after the other; machine and settings are the first's."""
+        first = parts[0]
+        runs = tuple(run for part in parts for run in part.runs)
+        arms = tuple(arm for part in parts for arm in part.arms)
+        return first.model_copy(update={"runs": runs, "arms": arms})
+
+    @property
+    def batches(self) -> list[int]:
+        """Batch sizes, in the order in which they were measured."""
+        return list(dict.fromkeys(run.batch for run in self.runs))
 
     @property
     def failures(self) -> list[Run]:

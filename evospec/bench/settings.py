@@ -12,6 +12,7 @@ from evospec.config import VocabularyConfig
 from evospec.errors import EvoSpecError
 from evospec.models.loading import DeviceSetting, DtypeSetting
 
+MOST_REQUESTS = 1024
 DEFAULT_POLICIES = (PLAIN, "full", "fr-spec:32768", "evospec")
 
 
@@ -22,6 +23,7 @@ class DecodeSettings:
     Attributes:
         limit: prompts per domain.
         policies: arms, as `evospec.bench.arms` reads them; plain decoding is always one.
+        batch: requests decoded together; `more_batches` are measured after it.
         drafting: of the arms that name none.
         assistant: model that drafts for transformers' assisted generation.
         profile: break cycles down in a pass of its own.
@@ -39,6 +41,7 @@ class DecodeSettings:
     dtype: DtypeSetting = "auto"
     threads: int = 0
     batch: int = 1
+    more_batches: tuple[int, ...] = ()
     max_tokens: int = 128
     draft_length: int = 5
     temperature: float = 0.0
@@ -61,7 +64,7 @@ class DecodeSettings:
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
-            "batch": self.batch,
+            "batch": [self.batch, *self.more_batches],
             "max_tokens": self.max_tokens,
             "draft_length": self.draft_length,
             "temperature": self.temperature,
@@ -78,3 +81,11 @@ def vocabulary(capacity: int, core: int) -> VocabularyConfig:
         return VocabularyConfig(capacity=capacity, core=core)
     except ValidationError as error:
         raise EvoSpecError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def batch_sizes(text: str) -> tuple[int, ...]:
+    """Sizes as they are written, comma-separated; raises EvoSpecError for what is none."""
+    sizes = [part.strip() for part in text.split(",")]
+    if not all(size.isascii() and size.isdigit() and 1 <= int(size) <= MOST_REQUESTS for size in sizes):
+        raise EvoSpecError(f"batch {text!r}: write sizes from 1 to {MOST_REQUESTS}, comma-separated")
+    return tuple(dict.fromkeys(int(size) for size in sizes))

@@ -10,10 +10,12 @@ import numpy as np
 from evospec.bench.arms import ArmName
 from evospec.bench.exactness import Exactness, OutputCheck, compare_turns
 from evospec.bench.measure import Turn
-from evospec.bench.results import PLAIN, Breakdown, Run, Spread
+from evospec.bench.results import FULL, PLAIN, Breakdown, Run, Spread
 from evospec.bench.roofline import Roofline
 from evospec.engine.counters import total
 from evospec.engine.stats import EngineStats
+
+SLOW_REQUEST = 0.95  # of plain decoding's speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,18 @@ def summarise(turns: Sequence[Turn], subject: Subject, check: OutputCheck | None
     for cell in cells:
         if cell.exactness is not None and cell.exactness.problem is not None:
             failures.setdefault(cell.arm.name.text, cell.exactness.problem)
-    return [_run(cell, subject, failures.get(cell.arm.name.text)) for cell in cells]
+    return _compared([_run(cell, subject, failures.get(cell.arm.name.text)) for cell in cells])
+
+
+def _compared(runs: Sequence[Run]) -> list[Run]:
+    """With acceptance lengths held against those of arms that score all rows."""
+    full = {(run.domain, run.drafting): run.acceptance_length for run in runs if run.policy == FULL}
+    compared = []
+    for run in runs:
+        length = full.get((run.domain, run.drafting)) if run.drafting is not None else None
+        share = None if length is None else run.acceptance_length / length
+        compared.append(run.model_copy(update={"share_of_full": share}))
+    return compared
 
 
 def _exactness(turns: Sequence[Turn], plain: Sequence[Turn], check: OutputCheck | None) -> Exactness | None:
@@ -93,7 +106,7 @@ def _run(cell: _Cell, subject: Subject, failure: str | None) -> Run:
     row = Run(
         target=subject.target,
         drafter=arm.drafter,
-        policy=arm.name.policy,
+        policy=arm.name.text.partition("@")[0],
         arm="none",
         domain=cell.domain,
         batch=subject.batch,
@@ -120,9 +133,10 @@ def _run(cell: _Cell, subject: Subject, failure: str | None) -> Run:
         plan_shares={plan: _per_cycle(n, counters) for plan, n in counters.cycles_per_plan.items()},
         reused_prompt_tokens=counters.reused_prompt_tokens,
         device_seconds=_device_seconds(turns),
+        captures=sum(turn.captures for turn in turns),
         breakdown=arm.breakdowns.get(cell.domain),
     )
-    changes = _cycle_facts(cell, counters)
+    changes = _cycle_facts(cell, counters) | {"head_us": _head_us(cell)}
     if failure is None:
         changes |= _speeds(cell)
     return row.model_copy(update=changes)
@@ -146,12 +160,28 @@ def _cycle_facts(cell: _Cell, counters: EngineStats) -> dict[str, object]:
     return facts
 
 
+def _head_us(cell: _Cell) -> float | None:
+    """Of one pass of the head: a draft takes as many as it is deep."""
+    breakdown, roofline = cell.arm.breakdowns.get(cell.domain), cell.arm.roofline
+    if breakdown is None or roofline is None:
+        return None
+    passes = sum(roofline.depths[plan] * count for plan, count in breakdown.cycles.items())
+    if not passes:
+        return None
+    return 1000 * breakdown.draft_head_ms * sum(breakdown.cycles.values()) / passes
+
+
 def _speeds(cell: _Cell) -> dict[str, object]:
     """Fields that say how fast an arm is, which one that failed does not have."""
     turns, plain = cell.turns, cell.plain
     speeds = [turn.tokens_per_s for turn in turns]
     ratios = [turn.tokens_per_s / same.tokens_per_s for turn, same in zip(turns, plain, strict=True)]
     first = [1000 * seconds for turn in turns for seconds in turn.first_token_seconds]
+    requests = [
+        own / reference
+        for turn, same in zip(turns, plain, strict=True)
+        for own, reference in zip(turn.request_speeds, same.request_speeds, strict=True)
+    ]
     fields: dict[str, object] = {
         "tokens_per_s": float(np.median(speeds)),
         "tokens_per_s_quartiles": quartiles(speeds),
@@ -159,6 +189,8 @@ def _speeds(cell: _Cell) -> dict[str, object]:
         "speedup_quartiles": quartiles(ratios),
         "ttft_ms": float(np.median(first)),
         "ttft_ms_quartiles": quartiles(first),
+        "slowest_request": min(requests),
+        "slow_requests": sum(ratio < SLOW_REQUEST for ratio in requests) / len(requests),
     }
     # A batch that ended with its first tokens has nothing to compare.
     pairs = [

@@ -20,6 +20,7 @@ from evospec.models.drafter_store import (
 from evospec.models.fingerprint import fingerprint_module
 from evospec.models.loading import load_model, load_tokenizer, pick_device, pick_dtype, resolve_target
 from evospec.models.target import Target
+from evospec.vocab.frequency import corpus_ranks
 from evospec.vocab.policy import build_policy, head_core
 from evospec.vocab.semantic import SemanticSource
 from evospec.wire import Fingerprints
@@ -77,11 +78,18 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
     always = sorted(target.eos_ids | set(target.tokenizer.all_special_ids))
     ranks = loaded.core_ranks.numpy()
     tables = loaded.drafter.tables(target.tables)
-    vocabulary = build_policy(config.vocabulary, tables, ranks, always, config.engine.max_batch)
+    vocabulary = build_policy(
+        config.vocabulary,
+        tables,
+        ranks,
+        always,
+        config.engine.max_batch,
+        lambda file: corpus_ranks(file, target.tokenizer, target.vocab_size),
+    )
     fingerprints = _fingerprints(target, loaded)
-    dynamic = vocabulary.epoch > 0
+    wishes = vocabulary.wishes
     semantic = None
-    if dynamic and config.semantic.enabled:
+    if wishes.retrieval and config.semantic.enabled:
         core = head_core(tables, ranks, config.vocabulary.core, always)
         semantic = SemanticSource(config.semantic, core.tolist(), fingerprints.target)
     recorder = TraceRecorder(config.alignment, fingerprints) if config.alignment.enabled else None
@@ -92,8 +100,9 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
         fingerprints,
         learners=Learners(
             vocabulary=vocabulary,
-            ranked_k=config.vocabulary.top_k if dynamic else 0,
-            prompt_ranked=config.vocabulary.prompt_ranked,
+            ranked_k=wishes.ranked,
+            prompt_ranked=wishes.prompt_ranked,
+            drafted=wishes.drafted,
             recorder=recorder,
             trace_k=config.alignment.trace_top_k,
             semantic=semantic,

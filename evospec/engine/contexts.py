@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from evospec.engine.state import RequestState
+
 
 class ContextVectors:
-    """Decayed means of the target's last hidden states, which the semantic index is searched by.
+    """Means of the target's last hidden states, which the semantic index is searched by: over a prompt at
+    first, then decayed as tokens are emitted.
 
     Args:
         places: tokens that a cycle emits per row, at most.
@@ -18,7 +21,7 @@ class ContextVectors:
         means: float32 [slots, hidden].
     """
 
-    __slots__ = ("_keep", "_weights", "means")
+    __slots__ = ("_keep", "_mean", "_read", "_reading", "_weights", "means")
 
     def __init__(self, slots: int, hidden_size: int, places: int, decay: float, device: torch.device) -> None:
         self.means = torch.zeros(slots, hidden_size, device=device)
@@ -27,10 +30,22 @@ class ContextVectors:
         self._keep = keep[:, None]  # by tokens emitted [places + 1, 1]
         shares = (1 - keep) / count.clamp(min=1)
         self._weights = torch.where(count[:places] < count[:, None], shares[:, None], 0.0)
+        self._reading: RequestState | None = None
+        self._read = 0  # positions of its prompt
+        self._mean = torch.zeros(hidden_size, device=device)  # over them: slots are for running requests
 
-    def start(self, slot: int, hidden: Tensor) -> None:
-        """Begins with the mean of a prompt's hidden states [positions, hidden]."""
-        self.means[slot] = hidden.float().mean(dim=0)
+    def read(self, state: RequestState, hidden: Tensor) -> None:
+        """Takes in the next part of a prompt [positions, hidden]; one prompt is read after the other.
+
+        What a request shares with an earlier one and is not processed again does not count.
+        """
+        mean = hidden.float().mean(dim=0)
+        if self._reading is not state:
+            self._reading, self._read = state, 0
+        self._read += len(hidden)
+        share = len(hidden) / self._read
+        self._mean = mean if share == 1.0 else torch.lerp(self._mean, mean, share)
+        self.means[state.slot] = self._mean
 
     def advance(self, hidden: Tensor, emitted: Tensor) -> None:
         """Takes in hidden states [rows, places, hidden], so many of each row [rows]; may be captured."""

@@ -37,10 +37,15 @@ class Drafting:
         """Takes over what was written into the drafter's weights."""
         self._body.refresh()
 
-    def absorb_prompt(self, tokens: Tensor, features: Tensor, start: int, slot: int) -> None:
-        """Writes a prompt's pairs from position `start` on: tokens [1, n], features [1, n, taps * hidden]."""
-        window = Window.of([start], tokens.shape[1], tokens.device, first_slot=slot)
-        self._chain.absorb(features, tokens, window, self._cache)
+    def absorb_prompt(
+        self, tokens: Tensor, features: Tensor, window: Window, cache: KVCache | None = None
+    ) -> None:
+        """Writes a prompt's pairs: tokens [1, n], features [1, n, taps * hidden].
+
+        Args:
+            cache: None: the drafter's own.
+        """
+        self._chain.absorb(features, tokens, window, self._cache if cache is None else cache)
 
     def draft(self, state: BatchState, step: Step, head: HeadView) -> Draft | None:
         """Catches the drafter up with what was confirmed, then drafts; None when the plan is not to."""

@@ -12,6 +12,7 @@ from evospec.config import EngineConfig
 from evospec.engine.admission import check_request
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, StepOutput
+from evospec.engine.runner import USUAL_LENGTH
 from evospec.engine.sizes import Sizes
 from evospec.engine.state import RequestState
 from evospec.engine.stepper import Stepper
@@ -47,6 +48,7 @@ class Engine:
         self.target = target
         self.drafter = drafter
         self.fingerprints = fingerprints
+        self.vocabulary = learners.vocabulary
         self.max_length = min(config.max_length, target.max_length)
         self._stepper = Stepper(target, drafter, config, self.max_length, learners, sizes)
         self.stats = self._stepper.stats
@@ -58,11 +60,26 @@ class Engine:
     def has_work(self) -> bool:
         return self._scheduler.has_work
 
-    def prepare(self) -> None:
+    @property
+    def captures(self) -> int:
+        """CUDA graphs captured so far; under a stopwatch, those with its marks."""
+        return self._stepper.runner.captures
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the target's and the drafter's keys and values."""
+        slots = self._stepper.runner.slots
+        caches = [cache for cache in (slots.cache, slots.draft_cache) if cache is not None]
+        return sum(tensor.nbytes for cache in caches for tensor in (*cache.keys, *cache.values))
+
+    def prepare(self, longest: int = USUAL_LENGTH) -> None:
         """On a CUDA device: captures graphs and compiles kernels for cycles of usual sizes, which takes
         some seconds; call before traffic. Elsewhere there is nothing to prepare.
+
+        Args:
+            longest: tokens of the longest request to prepare for, prompt and answer.
         """
-        self._stepper.prepare()
+        self._stepper.prepare(longest)
 
     def admit(self, request: Request) -> None:
         """Queues a request.
@@ -102,6 +119,7 @@ class Engine:
         """
         if self._adapter is None:
             return
+        self._stepper.settle()  # what is under way was drafted with the weights before
         self._adapter.swap(adapter)
         self._stepper.runner.refresh()
         self.stats.adapter_swaps += 1

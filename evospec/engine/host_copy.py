@@ -10,33 +10,55 @@ from torch import Tensor
 
 
 class ReportBuffer:
-    """Where a cycle's report arrives, the same place every time, so that a CUDA graph can write it.
+    """Where a cycle leaves its report: the same place every time, so that a CUDA graph can write it.
 
-    One report is under way at a time: `post` it, `seal` behind it, `wait`.
+    `post` it, then `send` it; the next one may be posted before the last has been read.
     """
 
-    __slots__ = ("_arrived", "_numbers", "_view")
+    __slots__ = ("_numbers", "_places", "_turn")
 
     def __init__(self, size: int, device: torch.device) -> None:
-        on_gpu = device.type == "cuda"
-        self._numbers = torch.zeros(size, dtype=torch.int64, pin_memory=on_gpu)
-        self._view: np.ndarray = self._numbers.numpy()
-        self._arrived = torch.cuda.Event() if on_gpu else None
+        self._numbers = torch.zeros(size, dtype=torch.int64, device=device)
+        self._places = [SentReport.prepare(size, device) for _ in range(2)]
+        self._turn = 0
 
     def post(self, report: Tensor) -> None:
-        """Enqueues the copy of a report [rows, columns]; may be captured."""
-        self._numbers[: report.numel()].view(report.shape).copy_(report, non_blocking=True)
+        """Writes a report [rows, columns]; may be captured."""
+        self._numbers[: report.numel()].view(report.shape).copy_(report)
 
-    def seal(self) -> None:
-        """Marks the place in the stream that `wait` waits for; never captured."""
+    def send(self, size: int) -> SentReport:
+        """Enqueues the copy of so many numbers to the host; never captured. The report sent before the
+        last one must have been read."""
+        self._turn = 1 - self._turn
+        sent = self._places[self._turn]
+        sent.copy(self._numbers[:size])
+        return sent
+
+
+@dataclass(frozen=True, slots=True)
+class SentReport:
+    """A report on its way to the host."""
+
+    _host: Tensor
+    _arrived: torch.cuda.Event | None
+
+    @classmethod
+    def prepare(cls, size: int, device: torch.device) -> SentReport:
+        on_gpu = device.type == "cuda"
+        host = torch.zeros(size, dtype=torch.int64, pin_memory=on_gpu)
+        return cls(host, torch.cuda.Event() if on_gpu else None)
+
+    def copy(self, numbers: Tensor) -> None:
+        self._host[: len(numbers)].copy_(numbers, non_blocking=True)
         if self._arrived is not None:
             self._arrived.record()
 
     def wait(self, rows: int, columns: int) -> np.ndarray:
-        """The first rows of the report, int64 [rows, columns], which the next one leaves alone."""
+        """Its first rows, int64 [rows, columns]."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return self._view[: rows * columns].reshape(rows, columns).copy()
+        numbers: np.ndarray = self._host[: rows * columns].numpy().reshape(rows, columns).copy()
+        return numbers
 
 
 @dataclass(frozen=True, slots=True)

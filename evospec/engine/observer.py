@@ -19,8 +19,10 @@ from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
-from evospec.vocab.policy import VocabularyPolicy
+from evospec.vocab.protocol import VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
+
+_LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Learners:
         vocabulary: which rows the drafter scores; None scores the full head.
         ranked_k: target's best tokens reported to the vocabulary per position.
         prompt_ranked: latest prompt positions they are reported for at prefill.
+        drafted: whether draft tokens are reported to the vocabulary.
         recorder: where acceptance traces are assembled.
         trace_k: target's best tokens per traced position.
         semantic: the request contexts to search for.
@@ -39,6 +42,7 @@ class Learners:
     vocabulary: VocabularyPolicy | None = None
     ranked_k: int = 0
     prompt_ranked: int = 0
+    drafted: bool = False
     recorder: TraceRecorder | None = None
     trace_k: int = 0
     semantic: SemanticSource | None = None
@@ -47,7 +51,8 @@ class Learners:
         """What a cycle has to report to them."""
         ranked = self.ranked_k if self.vocabulary is not None else 0
         best = self.trace_k if traced and self.recorder is not None else 0
-        return Wanted(min(ranked, vocab_size), min(best, vocab_size))
+        drafted = self.drafted and self.vocabulary is not None
+        return Wanted(min(ranked, vocab_size), min(best, vocab_size), drafted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class Observer:
 
     def admit(self, state: RequestState) -> None:
         if self._vocabulary is not None:
-            self._vocabulary.admit(state.request.id, state.request.prompt_ids)
+            self._vocabulary.admit(state.request)
 
     @torch.inference_mode()
     def prompt(self, state: RequestState, prompted: Prompted) -> None:
@@ -125,9 +130,11 @@ class Observer:
         if self._semantic is not None and self._contexts is not None:
             self._semantic.admit(request, self._contexts.vector(state.slot).cpu().numpy())
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
-            logits = self._target.logits(prompted.hidden[-learners.prompt_ranked :])
-            best = logits.topk(self._untraced.ranked, dim=-1).indices
-            self._vocabulary.ranked(best.cpu().numpy())
+            best = [
+                self._target.logits(hidden).topk(self._untraced.ranked, dim=-1).indices
+                for hidden in prompted.hidden[-learners.prompt_ranked :].split(_LOGITS_AT_ONCE)
+            ]
+            self._vocabulary.ranked(request.id, torch.cat(best).cpu().numpy())
         if self._recorder is not None and prompted.features is not None and request.trace:
             features = prompted.features[:-1][-self._recorder.context :].cpu()
             self._recorder.prompt(request.id, request.prompt_ids, features)
@@ -153,22 +160,25 @@ class Observer:
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())
+        drafts = lesson.report.drafts() if self._untraced.drafted else None
         for emission in lesson.emissions:
-            self._emitted(emission, best)
+            self._emitted(emission, best, drafts)
             if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
                 self._record(self._recorder, emission, best, lesson.features.tensor(), lesson.report)
             if emission.last:
                 self.finish(emission.state)
 
-    def _emitted(self, emission: Emission, best: _Best) -> None:
+    def _emitted(self, emission: Emission, best: _Best, drafts: np.ndarray | None) -> None:
         state, tokens, row = emission.state, emission.tokens, emission.row
         request_id, count = state.request.id, len(tokens)
         if self._vocabulary is not None:
             self._vocabulary.emitted(request_id, tokens)
             if self._untraced.ranked:
-                self._vocabulary.ranked(best.ids[row, :count, : self._untraced.ranked])
+                self._vocabulary.ranked(request_id, best.ids[row, :count, : self._untraced.ranked])
+            if drafts is not None:
+                self._vocabulary.drafted(request_id, drafts[row])
         if self._semantic is not None and self._contexts is not None:
-            due = self._semantic.emitted(request_id, tokens)
+            due = self._semantic.emitted(request_id, tokens, best.ids[row, :count])
             if due and not emission.last:
                 self._vectors.append((request_id, fetch(self._contexts.vector(state.slot))))
 
@@ -190,9 +200,10 @@ class Observer:
     def finish(self, state: RequestState) -> None:
         """A request has ended, and all it emitted is learned."""
         request_id = state.request.id
+        learn = state.request.trace and not state.cancelled
         if self._vocabulary is not None:
-            self._vocabulary.finish(request_id)
+            self._vocabulary.finish(request_id, learn=learn)
         if self._semantic is not None:
-            self._semantic.finish(request_id, learn=state.request.trace and not state.cancelled)
+            self._semantic.finish(request_id, learn=learn)
         if self._recorder is not None and state.request.trace:
             self._recorder.finish(request_id)

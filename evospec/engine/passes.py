@@ -8,6 +8,7 @@ from torch import Tensor
 
 from evospec.decoding.sampling import SamplingBatch
 from evospec.engine.batch_state import BatchState
+from evospec.engine.host_copy import SentReport
 from evospec.engine.plan import DraftPlan
 from evospec.engine.report import Report, ReportLayout
 
@@ -47,6 +48,24 @@ class Step:
     truncated: bool
     draws: bool
     report: ReportLayout
+
+    @property
+    def reach(self) -> int:
+        """Tokens that each row emits, at most."""
+        return self.plan.depth + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """What a cycle yields once the device gets to it.
+
+    Attributes:
+        features: target features of the places that decided the tokens [rows, depth + 1, taps * hidden],
+            valid until the next launch, in stream order; None when nothing is tapped.
+    """
+
+    report: SentReport
+    features: Tensor | None
 
 
 def sampling_of(state: BatchState, step: Step) -> SamplingBatch:

@@ -20,10 +20,12 @@ class Wanted:
     Attributes:
         ranked: the target's best tokens, so many of them.
         traced: so many come with their log-probabilities at temperature 1.
+        drafted: whether the draft tokens are wanted, accepted or not.
     """
 
     ranked: int = 0
     traced: int = 0
+    drafted: bool = False
 
     @property
     def best(self) -> int:
@@ -35,15 +37,18 @@ NOTHING = Wanted()
 
 @dataclass(frozen=True, slots=True)
 class ReportLayout:
-    """Columns of a report: accepted, tokens, first node of a tree, covered, best tokens, log-probabilities.
+    """Columns of a report: accepted, tokens, first node of a tree, covered, best tokens, log-probabilities,
+    draft tokens.
 
     Attributes:
         places: tokens that a row emits at most.
+        nodes: draft tokens of a row.
         tree: whether a tree was drafted, which says apart whether its best first guess stood.
         covered: whether tokens are held against the active rows.
     """
 
     places: int
+    nodes: int
     tree: bool
     covered: bool
     wanted: Wanted
@@ -51,14 +56,15 @@ class ReportLayout:
     @property
     def columns(self) -> int:
         per_place = 1 + self.covered + self.wanted.best + self.wanted.traced
-        return 1 + self.tree + self.places * per_place
+        return 1 + self.tree + self.places * per_place + self.wanted.drafted * self.nodes
 
-    def pack(self, verdict: Verdict, logits: Tensor, active: Tensor | None) -> Tensor:
+    def pack(self, verdict: Verdict, logits: Tensor, active: Tensor | None, drafts: Tensor) -> Tensor:
         """A batch's report on its device, int64 [rows, columns].
 
         Args:
             logits: of the places that decided the tokens, float32 [rows, places, vocab].
             active: see `HeadView`.
+            drafts: draft tokens [rows, nodes].
         """
         parts = [verdict.accepted[:, None], verdict.tokens]
         if verdict.places is not None:
@@ -71,6 +77,8 @@ class ReportLayout:
             if self.wanted.traced:
                 logprobs = values[..., : self.wanted.traced] - logits.logsumexp(dim=-1, keepdim=True)
                 parts.append(logprobs.double().view(torch.int64).flatten(1))
+        if self.wanted.drafted:
+            parts.append(drafts)
         return torch.cat(parts, dim=1)
 
     def read(self, numbers: np.ndarray) -> Report:
@@ -116,8 +124,12 @@ class Report:
         """Log-probabilities of the first of them, float32 [rows, places, traced]."""
         shape = (len(self._numbers), self._layout.places, self._layout.wanted.traced)
         start = self._best_start + shape[1] * self._layout.wanted.best
-        bits = np.ascontiguousarray(self._numbers[:, start:])
+        bits = np.ascontiguousarray(self._numbers[:, start : start + shape[1] * shape[2]])
         return bits.view(np.float64).reshape(shape).astype(np.float32)
+
+    def drafts(self) -> np.ndarray:
+        """Draft tokens, int64 [rows, nodes]."""
+        return self._numbers[:, self._layout.columns - self._layout.nodes :]
 
     @property
     def _best_start(self) -> int:

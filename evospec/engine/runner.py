@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from evospec.decoding.draft import Draft
 from evospec.decoding.verify import verify
 from evospec.engine.drafting import Drafting
 from evospec.engine.host_copy import ReportBuffer
-from evospec.engine.passes import Prompted, Step, sampling_of
+from evospec.engine.passes import Launched, Prompted, Step, sampling_of
 from evospec.engine.plan import DraftPlan
+from evospec.engine.prompts import PromptPasses
 from evospec.engine.report import NOTHING, Report, ReportLayout, Wanted
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import MOST_PENDING, RunnerSettings, Slots
@@ -28,7 +30,7 @@ from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
-_USUAL_SPAN = 512  # tokens of context and answer of a short request
+USUAL_LENGTH = 512  # tokens of context and answer of a short request
 
 
 class Runner:
@@ -41,28 +43,38 @@ class Runner:
         self._sizes = settings.sizes or Sizes.of(self.device)
         self._draws = settings.draws
         self._pending_width = settings.pending_width
+        self._scratch = settings.scratch
         self._drafting: Drafting | None = None
         if drafter is not None and self.slots.draft_cache is not None:
             tables = drafter.tables(target.tables)
             self._drafting = Drafting(drafter, tables, self.slots.draft_cache)
+        self._prefill_chunk = settings.prefill_chunk
+        self._prompts = PromptPasses(
+            target, drafter, self._drafting, self.slots, self._sizes, settings.prefill_chunk
+        )
         self._no_drafts: dict[int, Draft] = {}  # by rows: graphs hold on to them
-        widest = ReportLayout(settings.places, tree=True, covered=True, wanted=settings.wanted)
+        nodes = max(plan.nodes for plan in settings.plans)
+        widest = ReportLayout(settings.places, nodes=nodes, tree=True, covered=True, wanted=settings.wanted)
         self._reports = ReportBuffer(settings.slots * widest.columns, self.device)
         self._stopwatch: Stopwatch = NO_STOPWATCH
         self._drafts: Graphs[Draft | None] = Graphs(self.device)
         self._verifications: Graphs[Tensor | None] = Graphs(self.device)
+        self._unwatched = self._drafts, self._verifications
 
     @property
     def captures(self) -> int:
         """CUDA graphs captured so far."""
-        return self._drafts.captures + self._verifications.captures
+        return self._drafts.captures + self._verifications.captures + self._prompts.captures
 
     def watch(self, stopwatch: Stopwatch) -> None:
-        """Times the parts of cycles from now on; graphs are captured anew, with its marks in them."""
+        """Times the parts of cycles from now on, in graphs captured anew, with its marks in them;
+        `NO_STOPWATCH` returns to those without marks."""
         self._stopwatch = stopwatch
         if self._drafting is not None:
             self._drafting.watch(stopwatch)
-        self._drafts, self._verifications = Graphs(self.device), Graphs(self.device)
+        self._drafts, self._verifications = self._unwatched
+        if stopwatch is not NO_STOPWATCH:
+            self._drafts, self._verifications = Graphs(self.device), Graphs(self.device)
 
     def refresh(self) -> None:
         """Takes over what was written into the drafter's weights."""
@@ -71,11 +83,15 @@ class Runner:
 
     # --- prompts ---
 
+    def reuses_prefix(self, state: RequestState) -> bool:
+        """Whether it pays to begin a prompt behind keys that another slot holds."""
+        return not self._prompts.takes_whole(state.prompt_length)
+
     @torch.inference_mode()
     def prefill(
-        self, state: RequestState, chunk: int, active: Tensor | None = None, wanted: Wanted = NOTHING
+        self, state: RequestState, active: Tensor | None = None, wanted: Wanted = NOTHING
     ) -> Prompted | None:
-        """Processes up to `chunk` prompt tokens; on the last ones also decides the first token.
+        """Processes the next chunk of a prompt; with the last one also decides the first token.
 
         Args:
             active: see `HeadView`.
@@ -83,20 +99,13 @@ class Runner:
         Returns:
             The decision (one row, no draft) once the prompt is complete, else None.
         """
-        start = state.prefilled
-        stop = min(start + chunk, state.prompt_length)
-        window = Window.of([start], stop - start, self.device, first_slot=state.slot)
-        tokens = torch.tensor([state.tokens[start:stop]], device=self.device)
-        output = self.target.forward(tokens, window, self.slots.cache)
-        state.prefilled = stop
-        complete = stop == state.prompt_length
-        if output.features is not None:
-            self._absorb_prompt(state, output.features[:, : -1 if complete else None], start)
-        if not complete:
+        stop = min(state.prefilled + self._prefill_chunk, state.prompt_length)
+        output = self._prompts.process(state, stop)
+        if self.slots.contexts is not None:
+            self.slots.contexts.read(state, output.hidden[0])
+        if stop < state.prompt_length:
             return None
         features = None if output.features is None else output.features[0]
-        if self.slots.contexts is not None:
-            self.slots.contexts.start(state.slot, output.hidden[0])
         report = self._decide_first(state, output.hidden[:, -1:], features, active, wanted)
         return Prompted(report, output.hidden[0], features)
 
@@ -119,27 +128,28 @@ class Runner:
         pending = features[-1] if features is not None and self._drafting is not None else None
         self.slots.state.start(state.slot, position, params.max_tokens, verdict.tokens[0, 0], pending)
         state.pending = 1
-        layout = ReportLayout(1, tree=False, covered=active is not None, wanted=wanted)
-        self._reports.post(layout.pack(verdict, logits, active))
-        self._reports.seal()
-        return layout.read(self._reports.wait(1, layout.columns))
-
-    def _absorb_prompt(self, state: RequestState, features: Tensor, start: int) -> None:
-        """Writes the chunk's pairs to the drafter; the pair of the token not yet known stays pending."""
-        width = features.shape[1]
-        if self._drafting is None or not width:
-            return
-        tokens = torch.tensor([state.tokens[start + 1 : start + 1 + width]], device=self.device)
-        self._drafting.absorb_prompt(tokens, features, start, state.slot)
+        layout = ReportLayout(1, nodes=0, tree=False, covered=active is not None, wanted=wanted)
+        self._reports.post(layout.pack(verdict, logits, active, self._no_draft(1).tokens))
+        return layout.read(self._reports.send(layout.columns).wait(1, layout.columns))
 
     # --- cycles ---
 
     def step(
-        self, states: Sequence[RequestState], plan: DraftPlan, head: HeadView, wanted: Wanted = NOTHING
+        self,
+        states: Sequence[RequestState],
+        plan: DraftPlan,
+        head: HeadView,
+        wanted: Wanted = NOTHING,
+        after: Step | None = None,
     ) -> Step:
-        """What the next cycle of these requests looks like."""
-        pairs = self._pairs(states, plan)
-        span = max([state.cached for state in states]) + max(plan.nodes, plan.scratch, pairs) + 1
+        """What the next cycle of these requests looks like.
+
+        Args:
+            after: their cycle that is under way, whose outcome is not known yet.
+        """
+        pairs = self._pairs(states, plan, after)
+        cached = max([state.cached for state in states]) + (after.reach if after is not None else 0)
+        span = cached + max(plan.nodes, plan.scratch, pairs) + 1
         params = [state.request.sampling for state in states]
         any_sampled = not all(each.greedy for each in params)
         return Step(
@@ -156,49 +166,58 @@ class Runner:
 
     def _layout(self, plan: DraftPlan, head: HeadView, wanted: Wanted) -> ReportLayout:
         covered = head.active is not None
-        return ReportLayout(plan.depth + 1, tree=plan.tree is not None, covered=covered, wanted=wanted)
+        return ReportLayout(
+            plan.depth + 1, nodes=plan.nodes, tree=plan.tree is not None, covered=covered, wanted=wanted
+        )
 
-    def _pairs(self, states: Sequence[RequestState], plan: DraftPlan) -> int:
+    def _pairs(self, states: Sequence[RequestState], plan: DraftPlan, after: Step | None) -> int:
         waiting = max([state.pending for state in states])
+        if after is not None:
+            waiting = after.reach + (0 if after.pairs else waiting)
         if self._drafting is None or (plan.depth == 0 and waiting < MOST_PENDING):
             return 0
         return self._sizes.pairs(waiting, plan.depth + 1, self._pending_width)
 
-    def prepare(self, plans: Sequence[DraftPlan], head: HeadView, wanted: Wanted) -> None:
+    def prepare(
+        self, plans: Sequence[DraftPlan], head: HeadView, wanted: Wanted, longest: int = USUAL_LENGTH
+    ) -> None:
         """Runs a cycle of every usual size over slots that hold no request, so that graphs are captured
         and kernels compiled before a request waits for them; where sizes are not rounded, nothing is.
 
-        Sizes that are left out are captured when they occur: large batches, contexts of more than
-        `_USUAL_SPAN` tokens, and requests that are sampled.
+        Sizes that are left out are captured when they occur: large batches, requests of more than
+        `longest` tokens, and requests that are sampled.
         """
         if not self._sizes.rounded:
             return
-        spans = {self._sizes.span(span, self.slots.cache.positions) for span in (1, _USUAL_SPAN)}
+        self._prompts.prepare()
+        spans = self._sizes.usual_spans(longest + self._scratch, self.slots.cache.positions)
         for rows in self._sizes.usual_rows(self.slots.count):
             for plan in plans:
-                for span in sorted(spans):
+                for span, pairs in product(spans, self._usual_pairs(plan, among=len(plans))):
                     step = Step(
                         rows=rows,
                         plan=plan,
                         span=span,
-                        pairs=plan.depth + 1 if plan.depth else 0,
+                        pairs=pairs,
                         head_rows=head.rows.shape[0],
                         any_sampled=False,
                         truncated=False,
                         draws=False,
                         report=self._layout(plan, head, wanted),
                     )
-                    self.launch(step, head)
-                    self._reports.wait(rows, step.report.columns)
+                    self.launch(step, head).report.wait(rows, step.report.columns)
+
+    def _usual_pairs(self, plan: DraftPlan, *, among: int) -> list[int]:
+        """Pending pairs that cycles of a plan write, among so many plans: after one that leaves more of
+        them than this one does, as many as can wait."""
+        if self._drafting is None:
+            return [0]
+        usual = plan.depth + 1 if plan.depth else 0
+        return [usual] if among == 1 else [usual, self._pending_width]
 
     @torch.inference_mode()
-    def launch(self, step: Step, head: HeadView) -> Tensor | None:
-        """Drafts and verifies, behind whatever the device does; `finish` says what came of it.
-
-        Returns:
-            Target features of the places that decided the tokens [rows, depth + 1, taps * hidden],
-            valid until the next launch, in stream order; None when nothing is tapped.
-        """
+    def launch(self, step: Step, head: HeadView) -> Launched:
+        """Drafts and verifies, behind whatever the device does; `finish` says what came of it."""
         draft = self._no_draft(step.rows)
         drafting = self._drafting
         if step.pairs and drafting is not None:
@@ -208,12 +227,11 @@ class Runner:
         features = self._verifications.run(
             step, partial(self._verify, step, draft, head), self.slots.advancing
         )
-        self._reports.seal()
-        return features
+        return Launched(self._reports.send(step.rows * step.report.columns), features)
 
-    def finish(self, step: Step, states: Sequence[RequestState]) -> Report:
-        """Waits for the cycle of these requests."""
-        report = step.report.read(self._reports.wait(len(states), step.report.columns))
+    def finish(self, step: Step, launched: Launched, states: Sequence[RequestState]) -> Report:
+        """Waits for the cycle of these requests; cycles are finished in the order of their launch."""
+        report = step.report.read(launched.report.wait(len(states), step.report.columns))
         for state, accepted in zip(states, report.accepted, strict=True):
             # The host's count of pending pairs keeps step with the device's.
             state.pending = accepted + 1 + (0 if step.pairs else state.pending)
@@ -236,7 +254,7 @@ class Runner:
             self.slots.cache.keep_path(starts, verdict.places)
             features = None if features is None else _at(features, verdict.places)
             logits = _at(logits, verdict.places) if step.report.wanted.best else logits
-        self._reports.post(step.report.pack(verdict, logits, head.active))
+        self._reports.post(step.report.pack(verdict, logits, head.active, draft.tokens))
         emitted = state.advance(
             verdict,
             features if self._drafting is not None else None,

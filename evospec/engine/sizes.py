@@ -8,6 +8,7 @@ import torch
 
 from evospec.models.graphs import round_span
 
+_NARROWEST_PROMPT = 32  # positions: shorter prompts take as long
 _MOST_PREPARED = 32  # rows; a thousand slots would take minutes to prepare for
 
 
@@ -32,9 +33,25 @@ class Sizes:
         rows = 1 << (running - 1).bit_length() if running < 8 else -(-running // 8) * 8
         return min(rows, slots)
 
+    def prompt_widths(self, longest: int) -> list[int]:
+        """Widths, rising, that the beginnings of prompts are padded to; none where they are not."""
+        if not self.rounded:
+            return []
+        widths = [min(_NARROWEST_PROMPT, longest)]
+        while widths[-1] < longest:
+            widths.append(min(2 * widths[-1], longest))
+        return widths
+
     def usual_rows(self, slots: int) -> list[int]:
         """The numbers of rows that cycles are rounded to, as far as it pays to prepare for them."""
         return sorted({self.rows(running, slots) for running in range(1, min(slots, _MOST_PREPARED) + 1)})
+
+    def usual_spans(self, longest: int, positions: int) -> list[int]:
+        """The spans that requests of up to `longest` positions are rounded to."""
+        spans = [self.span(1, positions)]
+        while spans[-1] < min(longest, positions):
+            spans.append(self.span(spans[-1] + 1, positions))
+        return spans
 
     def span(self, span: int, positions: int) -> int:
         return round_span(span, positions) if self.rounded else span

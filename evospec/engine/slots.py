@@ -14,6 +14,7 @@ from evospec.engine.report import NOTHING, Wanted
 from evospec.engine.scheduler import SlotMove
 from evospec.engine.sizes import Sizes
 from evospec.models.drafter import Drafter
+from evospec.models.kv_cache import KVCache
 from evospec.models.target import Target
 
 # Pairs that may wait for the drafter while decoding is plain: written many at once, they cost little.
@@ -27,6 +28,7 @@ class RunnerSettings:
     Attributes:
         slots: requests running at once.
         max_length: tokens of a request.
+        prefill_chunk: prompt tokens processed at once.
         plans: what cycles may do.
         draws: whether sampled rows' drafts are drawn from the drafter's distribution.
         wanted: the most that a cycle is asked to report.
@@ -36,6 +38,7 @@ class RunnerSettings:
 
     slots: int
     max_length: int
+    prefill_chunk: int
     plans: Sequence[DraftPlan]
     draws: bool = False
     wanted: Wanted = NOTHING
@@ -108,6 +111,12 @@ class Slots:
         self.cache.move(source, target, length)
         if self.draft_cache is not None:
             self.draft_cache.move(source, target, length)
+
+    def take(self, cache: KVCache, draft_cache: KVCache | None, slot: int, length: int) -> None:
+        """Copies the first positions of other caches' first slot."""
+        self.cache.take(cache, slot, length)
+        if self.draft_cache is not None and draft_cache is not None:
+            self.draft_cache.take(draft_cache, slot, length)
 
     def park(self, first: int, last: int) -> None:
         """Slots [first, last) hold no running request: what they do in cycles must touch nobody's keys."""

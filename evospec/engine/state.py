@@ -26,6 +26,11 @@ class RequestState:
     finish: FinishReason | None = None
 
     @property
+    def running(self) -> bool:
+        """Whether tokens are still wanted."""
+        return self.finish is None and not self.cancelled
+
+    @property
     def prompt_length(self) -> int:
         return len(self.request.prompt_ids)
 

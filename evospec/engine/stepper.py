@@ -1,11 +1,14 @@
-"""One step of an engine: a prefill chunk and a cycle, launched first and learned from later."""
+"""One step of an engine: a prefill chunk and a cycle, launched early and learned from late."""
 
 from __future__ import annotations
 
 from time import perf_counter
 
+import torch
+
 from evospec.config import EngineConfig
 from evospec.engine.controller import Controller
+from evospec.engine.flight import Flight
 from evospec.engine.host_copy import fetch
 from evospec.engine.observer import Emission, Learners, Observer
 from evospec.engine.plan import plans_of
@@ -30,6 +33,10 @@ class Stepper:
     A cycle is launched before the last one is learned from: bookkeeping takes the time that the
     device is busy anyway. What it changes is enqueued behind the cycle under way, and is in force
     from the next one on.
+
+    With `overlap`, a cycle is launched even before the last one's outcome is known, so that the
+    device never waits for the host: which requests run, and where, changes only while nothing is
+    under way. A request that ends is in one cycle too many, whose tokens nobody reads.
     """
 
     def __init__(
@@ -50,6 +57,7 @@ class Stepper:
             RunnerSettings(
                 slots=config.max_batch,
                 max_length=max_length,
+                prefill_chunk=min(config.prefill_chunk, max_length),
                 plans=plans,
                 draws=config.sampled_drafts == "drawn",
                 wanted=learners.wanted(target.vocab_size, traced=True),
@@ -58,38 +66,64 @@ class Stepper:
             ),
         )
         self._target = target
-        self._prefill_chunk = config.prefill_chunk
         self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
         self._observer = Observer(target, learners, self.runner.slots.contexts)
         self._controller = Controller(plans)
         self._prefixes = PrefixIndex(config.max_batch)
         self._stopwatch: Stopwatch = NO_STOPWATCH
+        self._overlaps = overlaps(config, target.device)
+        self._overlap = self._overlaps
+        self._flight: Flight | None = None
+        self._landed_at = 0.0
+        self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
         self.update_gauges()
 
     def watch(self, stopwatch: Stopwatch) -> None:
+        self.settle()
+        # A stopwatch waits for each cycle, to tell its parts from the next one's.
+        self._overlap = self._overlaps and stopwatch is NO_STOPWATCH
         self._stopwatch = stopwatch
         self.runner.watch(stopwatch)
 
-    def prepare(self) -> None:
+    def prepare(self, longest: int) -> None:
         """Captures what cycles of usual sizes launch; nothing may be running."""
-        self.runner.prepare(self._controller.plans, self._head(), self._observer.usually_wanted)
+        self.runner.prepare(self._controller.plans, self._head(), self._observer.usually_wanted, longest)
 
     def step(self) -> list[StepOutput]:
         """Processes one prefill chunk and one cycle; returns what was emitted."""
-        outputs = self._drop_cancelled()
-        outputs += self._prefill()
-        self._retire()
+        if self._flight is not None and self._regroups(self._flight):
+            self.settle()
+        outputs, self._outputs = self._outputs, []
+        if self._flight is None:
+            self._retire()
+            outputs += self._drop_cancelled()
+            outputs += self._prefill()
+            self._retire()
         outputs += self._cycle()
-        self._retire()
+        if self._flight is not None and not self._flight.wanted:
+            self._flight = None  # nobody reads it
+        if self._flight is None:
+            self._retire()
         if not self.scheduler.running:
             self._learn()
         self.update_gauges()
         if self._recorder is not None:
             self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
         return outputs
+
+    def settle(self) -> None:
+        """Lets the cycle under way end, if there is one; the next step returns what it emitted."""
+        flight, self._flight = self._flight, None
+        if flight is not None and flight.wanted:
+            self._learn()  # from the one before it
+            self._outputs += self._land(flight)
+
+    def _regroups(self, flight: Flight) -> bool:
+        """Whether other requests are to run than those of a cycle under way."""
+        return self.scheduler.can_prefill or self.scheduler.has_dropped or not flight.settled
 
     def update_gauges(self) -> None:
         stats = self.stats
@@ -113,7 +147,7 @@ class Stepper:
             self._reuse_prefix(state)
         before = state.prefilled
         wanted = self._observer.wanted([state])
-        prompted = self.runner.prefill(state, self._prefill_chunk, self._head().active, wanted)
+        prompted = self.runner.prefill(state, self._head().active, wanted)
         self.stats.prompt_tokens += state.prefilled - before
         outputs = []
         if prompted is not None:
@@ -132,7 +166,7 @@ class Stepper:
         """Begins a prompt where an earlier one of the same tenant had the same tokens."""
         prefix = self._prefixes.find(state.request.tenant, state.request.prompt_ids, self.scheduler.running)
         self._prefixes.forget(state.slot)
-        if prefix is None:
+        if prefix is None or not self.runner.reuses_prefix(state):
             return
         # The drafter's pair at the last common position holds the token after it: it is made anew.
         state.prefilled = prefix.length - 1
@@ -140,32 +174,56 @@ class Stepper:
         self.stats.reused_prompt_tokens += state.prefilled
 
     def _cycle(self) -> list[StepOutput]:
-        states = self.scheduler.running
-        if not states:
-            return []
+        flight, self._flight = self._flight, None
+        if flight is None:
+            if not self.scheduler.running:
+                return []
+            flight = self._launch(None)
+        self._learn()  # from the last cycle, while the device is busy with this one
+        if self._overlap and flight.lasting:
+            self._flight = self._launch(flight)
+        return self._land(flight)
+
+    def _launch(self, after: Flight | None) -> Flight:
+        """Launches a cycle of all running requests, behind the one that is under way."""
         began = perf_counter()
+        states = tuple(self.scheduler.running)
         plan = self._controller.choose(len(states))
         head, wanted = self._head(), self._observer.wanted(states)
-        step = self.runner.step(states, plan, head, wanted)
-        depths = [min(plan.depth, state.remaining - 1) for state in states]
-        features = self.runner.launch(step, head)
-        launched = perf_counter()
-        # What the last cycle taught is worked in while the device is busy with this one.
-        self._learn()
-        fetched = None
-        if wanted.traced and features is not None:
-            fetched = fetch(features[: len(states)])
-        report = self.runner.finish(step, states)
-        emissions = [self._emit(state, row, depths[row], report) for row, state in enumerate(states)]
-        self._observer.note(report, emissions, fetched)
+        step = self.runner.step(states, plan, head, wanted, None if after is None else after.step)
+        outcome = self.runner.launch(step, head)
+        features = None
+        if wanted.traced and outcome.features is not None:
+            features = fetch(outcome.features[: len(states)])
+        return Flight(states, step, outcome, features, began, launched=perf_counter())
+
+    def _land(self, flight: Flight) -> list[StepOutput]:
+        """Waits for a cycle and takes in its outcome."""
+        plan = flight.step.plan
+        report = self.runner.finish(flight.step, flight.outcome, flight.states)
+        # One that ended while this was under way is in it still, but emits no more.
+        live = [(row, state) for row, state in enumerate(flight.states) if state.running]
+        emissions = [
+            self._emit(state, row, min(plan.depth, state.remaining - 1), report) for row, state in live
+        ]
+        self._observer.note(report, emissions, flight.features)
         self.stats.count_cycle(plan.name)
         for emission in emissions:
             self._count_draft(emission, plan.nodes, report)
-        ended = perf_counter()
-        self._controller.observe(plan, ended - began, depths, report.accepted)
-        self.stats.draft_seconds += launched - began
-        self.stats.verify_seconds += ended - launched
+        self._time(flight, emissions)
         return [_output(emission, report) for emission in emissions]
+
+    def _time(self, flight: Flight, emissions: list[Emission]) -> None:
+        """A cycle takes from the end of the one before it, or from its own launch, to its end."""
+        landed = perf_counter()
+        began = max(flight.began, self._landed_at)
+        launched = max(flight.launched, began)
+        depths = [emission.drafted for emission in emissions]
+        accepted = [emission.accepted for emission in emissions]
+        self._controller.observe(flight.step.plan, landed - began, depths, accepted)
+        self.stats.draft_seconds += launched - began
+        self.stats.verify_seconds += landed - launched
+        self._landed_at = landed
 
     def _emit(self, state: RequestState, row: int, drafted: int, report: Report) -> Emission:
         """Takes in a row's tokens; the request may end with them."""
@@ -216,6 +274,11 @@ class Stepper:
 
     def _head(self) -> HeadView:
         return self._full_head if self._vocabulary is None else self._vocabulary.head()
+
+
+def overlaps(config: EngineConfig, device: torch.device) -> bool:
+    """Whether cycles are launched before the last one's outcome is known."""
+    return config.overlap == "on" or (config.overlap == "auto" and device.type == "cuda")
 
 
 def _output(emission: Emission, report: Report) -> StepOutput:

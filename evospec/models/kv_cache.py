@@ -175,6 +175,10 @@ class KVCache:
         """Copies the first `length` positions of slot `source` over slot `target`."""
         self._storage[:, :, target, :, :length] = self._storage[:, :, source, :, :length]
 
+    def take(self, other: KVCache, slot: int, length: int) -> None:
+        """Copies the first `length` positions of another cache's first slot to the beginning of this slot."""
+        self._storage[:, :, slot, :, :length] = other._storage[:, :, 0, :, :length]
+
     def adopt(self, other: KVCache, slots: Tensor) -> None:
         """Copies all of another cache's positions to the beginning of these slots [other's slots]."""
         self._storage[:, :, slots, :, : other.positions] = other._storage

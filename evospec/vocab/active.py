@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from evospec.models.tables import TokenTables
 from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
+from evospec.vocab.proposals import Origin, Proposals, Ranking, best_of
 
 _INACTIVE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSlot:
+    """One active token.
+
+    Attributes:
+        score: as of now.
+        origin: the source that gave it.
+        pins: how often it is held; above 0 it stays.
+    """
+
+    token_id: int
+    score: float
+    origin: Origin
+    pins: int
 
 
 class ActiveRows:
@@ -32,20 +51,23 @@ class ActiveRows:
         head = tables.head
         self.capacity = min(capacity, head.shape[0])
         self.count = 0
+        self._limit = self.capacity
         self.epoch = 0
         self.refused = 0
+        self.vocab_size = tables.vocab_size
         index = tables.head_index()
         self._head_row = None if index is None else index.cpu().numpy()
-        self._decay = 0.5 ** (1.0 / half_life)
+        self._half_life = half_life
         self._tick = 0
         self._device = HeadRows(tables, self.capacity, padded=padded)
         self._changed: list[np.ndarray] = []  # slots
         self._written = np.full(self.capacity, _INACTIVE, dtype=np.int64)  # ids on the device
         self._ids = np.full(self.capacity, _INACTIVE, dtype=np.int64)
         self._slot_of = np.full(tables.vocab_size, _INACTIVE, dtype=np.int32)
-        self._scores = np.zeros(self.capacity, dtype=np.float64)
-        self._touched = np.zeros(self.capacity, dtype=np.int64)
+        # log2(score) + tick / half_life of each slot: scores decay, but this stands.
+        self._ranks = np.full(self.capacity, -np.inf, dtype=np.float64)
         self._pins = np.zeros(self.capacity, dtype=np.int32)
+        self._origins = np.zeros(self.capacity, dtype=np.int8)
 
     def view(self) -> HeadView:
         """Rows and ids as of the last `write`; later ones go into the same memory."""
@@ -61,6 +83,8 @@ class ActiveRows:
         dropped = before[before != _INACTIVE]
         dropped = dropped[self._slot_of[dropped] == _INACTIVE]
         self._written[slots] = ids
+        held = ids != _INACTIVE
+        slots, ids = slots[held], ids[held]
         sources = ids if self._head_row is None else self._head_row[ids]
         self._device.write(RowUpdate(slots, ids, sources, dropped, self.count))
 
@@ -72,29 +96,63 @@ class ActiveRows:
         """Whether each id is active, bool, same shape."""
         return self._slot_of[token_ids] != _INACTIVE
 
-    def activate(self, token_ids: np.ndarray, scores: np.ndarray | float) -> int:
-        """Raises the score of active ids and brings in the others, best first.
+    def activate(
+        self, token_ids: np.ndarray, scores: np.ndarray | float, origin: Origin = Origin.CORE
+    ) -> int:
+        """Raises the scores of active ids [n] and brings in the others, best first.
 
         Returns:
             Number of rows written.
         """
-        ids, first = np.unique(np.asarray(token_ids, dtype=np.int64), return_index=True)
-        values = np.broadcast_to(np.asarray(scores, dtype=np.float64), np.shape(token_ids))[first]
-        return self.activate_distinct(ids, values)
+        return self.activate_ranked(best_of({origin: Proposals.of(token_ids, scores)}))
 
-    def activate_distinct(self, ids: np.ndarray, values: np.ndarray) -> int:
-        """The same for distinct ids, int64 [n], with a score each, float64 [n]."""
+    def activate_ranked(self, ranking: Ranking) -> int:
+        """The same for tokens that sources have proposed; each row remembers which one wanted it most."""
+        ids, values, origins = ranking.token_ids, ranking.scores, ranking.origins
         if self._head_row is not None:
             drafted = self._head_row[ids] != _INACTIVE
-            ids, values = ids[drafted], values[drafted]
+            ids, values, origins = ids[drafted], values[drafted], origins[drafted]
         slots = self._slot_of[ids]
         here = slots != _INACTIVE
-        self._refresh(slots[here], values[here])
+        self._refresh(slots[here], values[here], origins[here])
         if here.all():
             return 0
-        ids, values = ids[~here], values[~here]
+        ids, values, origins = ids[~here], values[~here], origins[~here]
         order = np.argsort(-values, kind="stable")
-        return self._insert(ids[order], values[order])
+        return self._insert(ids[order], values[order], origins[order])
+
+    def deactivate(self, token_ids: np.ndarray) -> None:
+        """Takes tokens out, distinct ids [n]; those that are pinned, or not active, stay as they are."""
+        slots = self._slot_of[token_ids]
+        slots = slots[slots != _INACTIVE]
+        slots = slots[self._pins[slots] == 0]
+        if not len(slots):
+            return
+        self._slot_of[self._ids[slots]] = _INACTIVE
+        self._ids[slots] = _INACTIVE
+        before, self.count = self.count, self.count - len(slots)
+        # The last slots move into the gaps, so that slots stay dense.
+        gaps = np.sort(slots[slots < self.count])
+        last = np.arange(self.count, before)
+        movers = last[self._ids[last] != _INACTIVE]
+        for values in (self._ids, self._ranks, self._pins, self._origins):
+            values[gaps] = values[movers]
+        self._slot_of[self._ids[gaps]] = gaps
+        self._ids[last] = _INACTIVE
+        self._pins[last] = 0
+        self._changed += [gaps, last]
+        self.epoch += 1
+
+    def slots(self) -> list[ActiveSlot]:
+        """What is active and why, in order of slots."""
+        used = slice(self.count)
+        scores = np.exp2(self._ranks[used] - self._tick / self._half_life)
+        return [
+            ActiveSlot(int(token), float(score), Origin(origin), int(pins))
+            for token, score, origin, pins in zip(
+                self._ids[used], scores, self._origins[used], self._pins[used], strict=True
+            )
+        ]
 
     def pin(self, token_ids: np.ndarray) -> None:
         """Adds one pin per id; every id must be active. An id may come more than once."""
@@ -108,28 +166,37 @@ class ActiveRows:
             np.add.at(self._pins, slots, 1)
             raise ValueError("unpin without a pin")
 
+    def limit(self, rows: int) -> None:
+        """Holds at most so many rows from now on, and takes out the lowest scores above that."""
+        self._limit = min(rows, self.capacity)
+        slots = np.flatnonzero(self._pins[: self.count] == 0)
+        order = np.argsort(self._ranks[slots], kind="stable")[: max(0, self.count - self._limit)]
+        self.deactivate(self._ids[slots[order]])
+
     def _slots(self, token_ids: np.ndarray) -> np.ndarray:
         slots = self._slot_of[token_ids]
         if (slots == _INACTIVE).any():
             raise ValueError("token is not active")
         return slots
 
-    def _refresh(self, slots: np.ndarray, scores: np.ndarray) -> None:
-        self._scores[slots] = np.maximum(self._decayed(slots), scores)
-        self._touched[slots] = self._tick
+    def _refresh(self, slots: np.ndarray, scores: np.ndarray, origins: np.ndarray) -> None:
+        fresh, ranks = self._ranked(scores), self._ranks[slots]
+        self._origins[slots] = np.where(fresh >= ranks, origins, self._origins[slots])
+        self._ranks[slots] = np.maximum(fresh, ranks)
 
-    def _decayed(self, slots: np.ndarray | slice) -> np.ndarray:
-        age = self._tick - self._touched[slots]
-        decayed: np.ndarray = self._scores[slots] * self._decay**age
-        return decayed
+    def _ranked(self, scores: np.ndarray) -> np.ndarray:
+        """What `_ranks` is of these scores at this tick; nothing is below 0."""
+        with np.errstate(divide="ignore"):
+            ranks: np.ndarray = np.log2(scores) + self._tick / self._half_life
+        return ranks
 
-    def _insert(self, ids: np.ndarray, scores: np.ndarray) -> int:
-        free = min(self.capacity - self.count, len(ids))
+    def _insert(self, ids: np.ndarray, scores: np.ndarray, origins: np.ndarray) -> int:
+        free = max(0, min(self._limit - self.count, len(ids)))
         slots = np.arange(self.count, self.count + free)
         if len(ids) > free:
             slots = np.concatenate((slots, self._victims(scores[free:])))
         self.refused += len(ids) - len(slots)
-        ids, scores = ids[: len(slots)], scores[: len(slots)]
+        ids, scores, origins = ids[: len(slots)], scores[: len(slots)], origins[: len(slots)]
         if not len(ids):
             return 0
         self.count += free
@@ -137,8 +204,8 @@ class ActiveRows:
         self._slot_of[old[old != _INACTIVE]] = _INACTIVE
         self._slot_of[ids] = slots
         self._ids[slots] = ids
-        self._scores[slots] = scores
-        self._touched[slots] = self._tick
+        self._ranks[slots] = self._ranked(scores)
+        self._origins[slots] = origins
         self._changed.append(slots)
         self.epoch += 1
         return len(ids)
@@ -146,8 +213,12 @@ class ActiveRows:
     def _victims(self, scores: np.ndarray) -> np.ndarray:
         """Slots to evict for newcomers with these falling scores: each must beat the one it replaces."""
         slots = np.flatnonzero(self._pins[: self.count] == 0)
-        decayed = self._decayed(slots)
-        order = np.argsort(decayed, kind="stable")[: len(scores)]
-        worse = decayed[order] < scores[: len(order)]
+        ranks = self._ranks[slots]
+        wanted = min(len(scores), len(slots))
+        if wanted < len(slots):  # the others need no order
+            lowest = np.sort(np.argpartition(ranks, wanted)[:wanted])
+            slots, ranks = slots[lowest], ranks[lowest]
+        order = np.argsort(ranks, kind="stable")
+        worse = ranks[order] < self._ranked(scores[:wanted])
         # Victims rise and newcomers fall, so the exchanges that pay form a prefix.
         return slots[order][: int(worse.sum())]

@@ -3,67 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
+from dataclasses import dataclass
 
 import numpy as np
 
-from evospec.config import VocabularyConfig
-from evospec.vocab.active import ActiveRows
+from evospec.engine.request import Request
+from evospec.vocab.active import ActiveRows, ActiveSlot
+from evospec.vocab.budget import RowBudget
+from evospec.vocab.context import ContextSource
 from evospec.vocab.head_rows import HeadView
+from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
+from evospec.vocab.protocol import Wishes
+from evospec.vocab.retrieved import RetrievedSource
+from evospec.vocab.statistical import StatisticalSource
+from evospec.vocab.verification import VerificationSource
 
-# Scores of the sources. Only their order and distance to eviction matter; the values are ours.
-CORE_SCORE = 1.0  # pinned as well, so never evicted
-CONTEXT_SCORE = 1.0
-RANKED_SCORE = 0.5  # the target's best token at a position; rank r has half of it per step down
-RETRIEVED_SCORE = 0.75  # the heaviest retrieved token; the others in proportion
+# Scores only order rows for eviction; all values here are ours.
+CORE_SCORE = np.inf  # pinned as well
+FREQUENT_SCORE = 0.02  # of the most frequent token outside the core; the last one has half of it
+_REFILL = 64  # cycles after which frequent tokens come back in place of rows that nobody asks for
 
 
-class _Context:
-    """The latest distinct tokens of one request, oldest first: the ids it holds pinned."""
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where active tokens come from beside the core; each may be absent."""
 
-    __slots__ = ("limit", "pinned")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.pinned: dict[int, None] = {}
-
-    def use(self, token_ids: Sequence[int]) -> list[int]:
-        """Marks tokens as the latest, oldest first, and drops those beyond the limit.
-
-        Returns:
-            What is left of them: distinct, latest first.
-        """
-        latest = list(islice(dict.fromkeys(reversed(token_ids)), self.limit))
-        for token in reversed(latest):
-            self.pinned.pop(token, None)
-            self.pinned[token] = None
-        return latest
-
-    def overflow(self) -> list[int]:
-        """Removes and returns the oldest ids beyond the limit."""
-        excess = list(islice(self.pinned, max(0, len(self.pinned) - self.limit)))
-        for token in excess:
-            del self.pinned[token]
-        return excess
+    context: ContextSource | None = None
+    verification: VerificationSource | None = None
+    statistical: StatisticalSource | None = None
+    semantic: RetrievedSource | None = None
 
 
 class DynamicVocabulary:
-    """Core, context, verification and retrieval feed one buffer of active rows.
+    """A pinned core, and sources that feed one buffer of active rows.
 
-    Reports are collected and brought in at once by `apply`, with one copy to the device
-    and one gather.
+    What is reported goes to the sources; `apply` takes all they propose in at once, with one copy to the
+    device and one gather. Rows that no source wants hold the next most frequent tokens.
+
+    Args:
+        core: token ids that are always active.
+        frequent: token ids that fill idle rows, most frequent first.
+        budget: how many rows are kept.
     """
 
-    def __init__(self, rows: ActiveRows, core: np.ndarray, config: VocabularyConfig, max_batch: int) -> None:
+    def __init__(
+        self,
+        rows: ActiveRows,
+        core: np.ndarray,
+        frequent: np.ndarray,
+        sources: Sources,
+        budget: RowBudget,
+    ) -> None:
         self._rows = rows
-        rows.activate(core, CORE_SCORE)
+        self._sources = sources
+        self._budget = budget
+        falling = np.linspace(1.0, 0.5, len(frequent))
+        self._frequent = Proposals(frequent, FREQUENT_SCORE * falling)
+        self._refill = 0  # cycles until then
+        rows.activate(core, CORE_SCORE, Origin.CORE)
         rows.pin(core)
-        rows.write()
-        # Requests may pin three quarters of what the core leaves; the rest stays for the other sources.
-        self._pin_limit = min(config.context_window, (rows.capacity - len(core)) * 3 // 4 // max_batch)
-        self._contexts: dict[str, _Context] = {}
-        self._used: dict[str, list[int]] = {}
-        self._proposed: dict[int, float] = {}  # best score of each token
+        self.apply()
+
+    @property
+    def wishes(self) -> Wishes:
+        sources = self._sources
+        return Wishes(
+            ranked=0 if sources.verification is None else sources.verification.top_k,
+            prompt_ranked=0 if sources.verification is None else sources.verification.prompt_ranked,
+            retrieval=sources.semantic is not None,
+        )
 
     @property
     def epoch(self) -> int:
@@ -72,66 +80,63 @@ class DynamicVocabulary:
     def head(self) -> HeadView:
         return self._rows.view()
 
-    def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None:
-        self._contexts[request_id] = _Context(self._pin_limit)
-        self.emitted(request_id, prompt_ids)
+    def slots(self) -> list[ActiveSlot]:
+        return self._rows.slots()
+
+    def admit(self, request: Request) -> None:
+        if self._sources.context is not None:
+            self._sources.context.admit(request.id, request.prompt_ids)
+        if self._sources.statistical is not None:
+            self._sources.statistical.admit(request)
+
+    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
+        if self._sources.verification is not None:
+            self._sources.verification.ranked(top_ids)
+
+    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
+        pass  # a draft holds active tokens only
 
     def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._used.setdefault(request_id, []).extend(token_ids)
-
-    def ranked(self, top_ids: np.ndarray) -> None:
-        for rank, token_ids in enumerate(top_ids.T.tolist()):
-            score = RANKED_SCORE * 0.5**rank
-            for token in token_ids:
-                self._propose(token, score)
+        active = self._rows.contains(np.asarray(token_ids, dtype=np.int64))
+        self._budget.observe(len(active), len(active) - int(active.sum()))
+        if self._sources.context is not None:
+            self._sources.context.emitted(request_id, token_ids)
+        if self._sources.statistical is not None:
+            self._sources.statistical.emitted(request_id, token_ids)
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
-        if not len(token_ids):
-            return
-        heaviest = max(weights)
-        for token, weight in zip(token_ids, weights, strict=True):
-            self._propose(token, RETRIEVED_SCORE * weight / heaviest)
+        if self._sources.semantic is not None:
+            self._sources.semantic.retrieved(token_ids, weights)
 
-    def finish(self, request_id: str) -> None:
-        context = self._contexts.pop(request_id, None)
-        self._used.pop(request_id, None)
-        if context is not None and context.pinned:
-            self._rows.unpin(np.fromiter(context.pinned, dtype=np.int64))
+    def finish(self, request_id: str, *, learn: bool) -> None:
+        if self._sources.context is not None:
+            self._sources.context.finish(request_id)
+        if self._sources.statistical is not None:
+            self._sources.statistical.finish(request_id, learn=learn)
 
     def apply(self) -> int:
         self._rows.tick()
-        proposed, self._proposed = self._proposed, {}
-        fresh: list[tuple[_Context, int]] = []
-        left: list[int] = []
-        for request_id, tokens in self._used.items():
-            context = self._contexts[request_id]
-            fresh += [(context, token) for token in dict.fromkeys(tokens) if token not in context.pinned]
-            proposed.update(dict.fromkeys(context.use(tokens), CONTEXT_SCORE))
-            left += context.overflow()
-        self._used.clear()
-        if left:
-            # Unpin first: a full buffer makes room from what just left the windows.
-            self._rows.unpin(np.array(left, dtype=np.int64))
-        written = 0
-        if proposed:
-            ids = np.fromiter(proposed, dtype=np.int64, count=len(proposed))
-            scores = np.fromiter(proposed.values(), dtype=np.float64, count=len(proposed))
-            written = self._rows.activate_distinct(ids, scores)
-        self._pin([(context, token) for context, token in fresh if token in context.pinned])
+        written = self._rows.activate_ranked(best_of(self._proposals()))
+        if self._sources.context is not None:
+            self._sources.context.pin()
         self._rows.write()
         return written
 
-    def _pin(self, fresh: list[tuple[_Context, int]]) -> None:
-        """Pins what windows took in; a token that found no room leaves them again."""
-        if not fresh:
-            return
-        ids = np.array([token for _, token in fresh], dtype=np.int64)
-        active = self._rows.contains(ids)
-        self._rows.pin(ids[active])
-        for index in np.flatnonzero(~active).tolist():
-            context, token = fresh[index]
-            del context.pinned[token]
+    def _proposals(self) -> dict[Origin, Proposals]:
+        sources = self._sources
+        return {
+            Origin.FREQUENT: self._due(),
+            Origin.CONTEXT: NOTHING if sources.context is None else sources.context.propose(),
+            Origin.VERIFICATION: NOTHING if sources.verification is None else sources.verification.propose(),
+            Origin.STATISTICAL: NOTHING if sources.statistical is None else sources.statistical.propose(),
+            Origin.SEMANTIC: NOTHING if sources.semantic is None else sources.semantic.propose(),
+        }
 
-    def _propose(self, token: int, score: float) -> None:
-        if score > self._proposed.get(token, 0.0):
-            self._proposed[token] = score
+    def _due(self) -> Proposals:
+        """The frequent tokens, whenever it is time for them."""
+        self._refill -= 1
+        if self._refill > 0:
+            return NOTHING
+        self._refill = _REFILL
+        self._rows.limit(self._budget.review())
+        return self._frequent

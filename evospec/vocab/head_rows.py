@@ -103,6 +103,8 @@ class HeadRows:
         self._active.index_copy_(0, changed, flags)
         if self._padding is not None:
             self._padding.index_fill_(0, slots, 0.0)
+            if update.count < self._view.count:
+                self._padding[update.count :].fill_(-torch.inf)
         if update.count != self._view.count:
             self._view = self._make_view(update.count)
 

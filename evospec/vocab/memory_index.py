@@ -13,11 +13,12 @@ from evospec.wire import IndexPoint, TokenHits
 class MemoryIndex:
     """Implements `evospec.ports.TokenIndex` by brute force, for benches and single-process decoding.
 
-    Holds up to `max_points`; the oldest leave first.
+    Holds up to `max_points`; the oldest leave first. A query yields `max_tokens`, the heaviest.
     """
 
-    def __init__(self, max_points: int) -> None:
+    def __init__(self, max_points: int, max_tokens: int = 512) -> None:
         self._max_points = max_points
+        self._max_tokens = max_tokens
         self._points: list[IndexPoint] = []
         self._vectors: np.ndarray | None = None  # [points, dim], stacked on the first search after a write
 
@@ -59,5 +60,5 @@ class MemoryIndex:
                 break
             for token, weight in zip(point.token_ids, point.weights, strict=True):
                 scores[token] = scores.get(token, 0.0) + similarity * weight
-        ranked = sorted(scores, key=lambda token: (-scores[token], token))
+        ranked = sorted(scores, key=lambda token: (-scores[token], token))[: self._max_tokens]
         return TokenHits(tuple(ranked), tuple(scores[token] for token in ranked))

@@ -1,15 +1,9 @@
-"""Vocabulary policies: which rows of the head the drafter scores, and when that changes.
-
-All policies speak one protocol, so that peers are compared inside one engine. The
-engine tells a policy what happened; `apply` is the only place where rows change. It is
-called while a cycle runs, and the change is enqueued behind that cycle.
-"""
+"""From a policy's name to the policy, over the head that the drafter uses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,100 +12,22 @@ from evospec.config import VocabularyConfig
 from evospec.errors import EvoSpecError
 from evospec.models.tables import TokenTables
 from evospec.vocab.active import ActiveRows
+from evospec.vocab.budget import RowBudget
+from evospec.vocab.context import ContextSource
 from evospec.vocab.core import core_tokens
-from evospec.vocab.dynamic import DynamicVocabulary
+from evospec.vocab.dynamic import DynamicVocabulary, Sources
 from evospec.vocab.head_rows import HeadView
+from evospec.vocab.nanospec import NanoSpecVocabulary
+from evospec.vocab.policy_name import PolicyName
+from evospec.vocab.preview import PreviewView
+from evospec.vocab.protocol import VocabularyPolicy
+from evospec.vocab.retrieved import RetrievedSource
+from evospec.vocab.static import StaticVocabulary
+from evospec.vocab.statistical import StatisticalSource
+from evospec.vocab.successors import SuccessorLimits
+from evospec.vocab.verification import VerificationSource
 
-
-class VocabularyPolicy(Protocol):
-    """What the engine reports to a policy, and what it reads from it."""
-
-    @property
-    def epoch(self) -> int:
-        """Grows whenever rows changed; 0 for a vocabulary that never changes."""
-        ...
-
-    def head(self) -> HeadView: ...
-
-    def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None: ...
-
-    def ranked(self, top_ids: np.ndarray) -> None:
-        """The target's best tokens at some positions [positions, k], best first."""
-        ...
-
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None: ...
-
-    def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None: ...
-
-    def finish(self, request_id: str) -> None: ...
-
-    def apply(self) -> int:
-        """Brings what was reported into the active rows, behind what the device does already.
-
-        Returns:
-            Number of rows written.
-        """
-        ...
-
-
-class StaticVocabulary:
-    """A head that never changes: all rows, or a fixed list of tokens.
-
-    With the k most frequent tokens it is FR-Spec (Zhao et al., 2502.14856); with
-    all of them it is the full vocabulary.
-    """
-
-    def __init__(self, head: HeadView, vocab_size: int) -> None:
-        self._head = head
-        if head.ids is not None:
-            active = torch.zeros(vocab_size, dtype=torch.int64, device=head.rows.device)
-            active[head.ids] = 1
-            self._head = replace(head, active=active)
-
-    @property
-    def epoch(self) -> int:
-        return 0
-
-    def head(self) -> HeadView:
-        return self._head
-
-    def admit(self, request_id: str, prompt_ids: Sequence[int]) -> None:
-        pass
-
-    def ranked(self, top_ids: np.ndarray) -> None:
-        pass
-
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
-        pass
-
-    def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
-        pass
-
-    def finish(self, request_id: str) -> None:
-        pass
-
-    def apply(self) -> int:
-        return 0
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyName:
-    """A policy as written in configs: `kind` or `kind:rows`."""
-
-    kind: str
-    rows: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> PolicyName:
-        """Raises EvoSpecError naming what is known."""
-        kind, _, rows = text.partition(":")
-        if kind == "fr-spec" and rows.isdigit() and int(rows) > 0:
-            return cls(kind, int(rows))
-        if kind in ("full", "evospec") and not rows:
-            return cls(kind)
-        raise EvoSpecError(
-            f"unknown vocabulary policy {text!r}: choose `evospec`, `full`, or `fr-spec:K` with K rows"
-        )
+CorpusRanks = Callable[[Path], np.ndarray]
 
 
 def build_policy(
@@ -120,21 +36,73 @@ def build_policy(
     core_ranks: np.ndarray,
     always: Sequence[int],
     max_batch: int,
+    corpus_ranks: CorpusRanks | None = None,
 ) -> VocabularyPolicy:
-    """The policy that `config.policy` names, over the head that the drafter uses.
+    """The policy that `config.policy` names.
 
-    `always` are end-of-sequence and special tokens, active whatever happens (where the
-    head has a row for them).
+    Args:
+        core_ranks: token ids by falling frequency in the target's own text.
+        always: end-of-sequence and special tokens, active whatever happens (where the head has a row for
+            them).
+        corpus_ranks: reads a list of that kind from a file.
+
+    Raises:
+        EvoSpecError: an unknown policy, or a corpus file that can't be read.
     """
     name = PolicyName.parse(config.policy)
-    vocab = tables.vocab_size
-    if name.kind == "full":
-        return StaticVocabulary(HeadView(tables.head, tables.head_ids), vocab)
-    if name.kind == "fr-spec" and name.rows is not None:
-        return StaticVocabulary(_select(tables, head_core(tables, core_ranks, name.rows, always)), vocab)
+    match name.kind:
+        case "full":
+            return StaticVocabulary(HeadView(tables.head, tables.head_ids), tables.vocab_size)
+        case "specvocab":
+            preview = PreviewView.of(tables, rank=name.rank or 1, exact=name.rows or 1)
+            return StaticVocabulary(preview, tables.vocab_size)
+        case "fr-spec" | "vocabtrim":
+            ranks = core_ranks
+            if name.corpus is not None:
+                if corpus_ranks is None:
+                    raise EvoSpecError(f"{config.policy}: corpus files are not read here")
+                ranks = corpus_ranks(name.corpus)
+            chosen = head_core(tables, ranks, name.rows or 1, always)
+            return StaticVocabulary(_select(tables, chosen), tables.vocab_size)
+        case "nanospec":
+            rows = ActiveRows(tables, config.capacity, config.half_life)
+            return NanoSpecVocabulary(rows, head_core(tables, core_ranks, 0, always), config.context_window)
     core = head_core(tables, core_ranks, config.core, always)
     rows = ActiveRows(tables, config.capacity, config.half_life)
-    return DynamicVocabulary(rows, core, config, max_batch)
+    if name.sources is not None:
+        config = config.model_copy(update={"sources": name.sources})
+    frequent = head_core(tables, core_ranks, rows.capacity, ())
+    frequent = frequent[~np.isin(frequent, core)][: rows.capacity - len(core)]
+    sources = dynamic_sources(config, rows, core, max_batch)
+    return DynamicVocabulary(rows, core, frequent, sources, row_budget(config, rows, core))
+
+
+def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray, max_batch: int) -> Sources:
+    """The sources that a config names, for a buffer of active rows."""
+    chosen = config.sources
+    # Requests may pin three quarters of what the core leaves; the rest stays for the other sources.
+    window = min(config.context_window, (rows.capacity - len(core)) * 3 // 4 // max_batch)
+    limits = SuccessorLimits(
+        heads=config.successor_heads,
+        successors=config.successors,
+        window=config.successor_window,
+        half_life=config.successor_half_life,
+    )
+    return Sources(
+        context=ContextSource(rows, window) if "context" in chosen else None,
+        verification=VerificationSource(config.top_k, config.prompt_ranked)
+        if "verification" in chosen
+        else None,
+        statistical=StatisticalSource(rows.vocab_size, core, limits, config.tenants)
+        if "statistical" in chosen
+        else None,
+        semantic=RetrievedSource() if "semantic" in chosen else None,
+    )
+
+
+def row_budget(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray) -> RowBudget:
+    """How many rows a config keeps active, for a buffer of them."""
+    return RowBudget(least=2 * len(core), most=rows.capacity, coverage=config.coverage)
 
 
 def head_core(tables: TokenTables, core_ranks: np.ndarray, size: int, always: Sequence[int]) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from evospec.bench.results import Record, Results, Run
+from evospec.bench.record import Record
+from evospec.bench.results import Results, Run
 
 
 class DemoRun(Run):

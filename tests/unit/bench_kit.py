@@ -41,6 +41,7 @@ class ScriptedEngine:
     lookups: list[Lookup] = field(default_factory=list)
     points: list[IndexPoint] = field(default_factory=list)
     hits: dict[str, TokenHits] = field(default_factory=dict)
+    captures: int = 0
     _left: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -107,6 +108,7 @@ def turn_of(policy: str, batch: Batch, output: Sequence[int], seconds: float) ->
         elapsed=Elapsed(seconds, None),
         prompt_seconds=seconds / 5,
         first_token_seconds=(seconds / 5,),
+        last_token_seconds=(seconds,),
         first_tokens=1,
         counters=stats,
         row_cycles=2000,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -9,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evospec.config import VocabularyConfig
+from evospec.engine.request import Request
 from evospec.errors import EvoSpecError
 from evospec.models.tables import TokenTables
 from evospec.vocab.active import ActiveRows
 from evospec.vocab.core import core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary
-from evospec.vocab.policy import PolicyName, build_policy
+from evospec.vocab.policy import build_policy, dynamic_sources, row_budget
+from evospec.vocab.policy_name import PolicyName
 
 VOCAB, CAPACITY = 50, 12
 HEAD = torch.arange(VOCAB, dtype=torch.float32)[:, None].expand(VOCAB, 3).contiguous()
@@ -26,9 +30,22 @@ operations = st.lists(
         st.tuples(st.just("pin"), tokens),
         st.tuples(st.just("unpin"), tokens),
         st.tuples(st.just("tick"), tokens),
+        st.tuples(st.just("deactivate"), tokens),
     ),
     max_size=40,
 )
+
+
+def dynamic(
+    rows: ActiveRows,
+    core: np.ndarray,
+    config: VocabularyConfig,
+    max_batch: int,
+    frequent: Sequence[int] = (),
+) -> DynamicVocabulary:
+    sources = dynamic_sources(config, rows, core, max_batch)
+    budget = row_budget(config, rows, core)
+    return DynamicVocabulary(rows, core, np.array(frequent, dtype=np.int64), sources, budget)
 
 
 def check_invariants(rows: ActiveRows) -> None:
@@ -64,6 +81,10 @@ def test_rows_ids_and_membership_always_agree(steps: list[tuple[str, list[int]]]
             rows.unpin(held)
             for token in held.tolist():
                 pinned[token] -= 1
+        elif name == "deactivate":
+            rows.deactivate(distinct)
+            left = distinct[rows.contains(distinct)].tolist()
+            assert all(pinned.get(token) for token in left)
         else:
             rows.tick()
         check_invariants(rows)
@@ -102,24 +123,24 @@ def test_unpin_without_pin_is_an_error() -> None:
 def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[int]]]) -> None:
     rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     core = np.arange(4)
-    config = VocabularyConfig(capacity=64, core=4, context_window=8)
-    vocabulary = DynamicVocabulary(rows, core, config, max_batch=2)
+    config = VocabularyConfig(capacity=64, core=4, context_window=8, coverage=1)
+    vocabulary = dynamic(rows, core, config, max_batch=2)
     running: set[str] = set()
     for request, chosen in events:
         if request not in running:
-            vocabulary.admit(request, chosen)
+            vocabulary.admit(Request(request, tuple(chosen)))
             running.add(request)
         elif chosen:
             vocabulary.emitted(request, chosen)
-            vocabulary.ranked(np.asarray([chosen[:2] * 2], dtype=np.int64))
+            vocabulary.ranked(request, np.asarray([chosen[:2] * 2], dtype=np.int64))
         else:
-            vocabulary.finish(request)
+            vocabulary.finish(request, learn=True)
             running.remove(request)
         vocabulary.apply()
         check_invariants(rows)
         assert rows.contains(core).all()
     for request in running:
-        vocabulary.finish(request)
+        vocabulary.finish(request, learn=True)
     fresh = np.arange(20, 20 + CAPACITY - len(core))
     rows.activate(fresh, 1e9)
     assert rows.contains(fresh).all()  # only the core is still pinned
@@ -127,8 +148,8 @@ def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[
 
 def test_emitted_tokens_are_active_in_the_next_cycle() -> None:
     rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
-    vocabulary = DynamicVocabulary(rows, np.arange(4), VocabularyConfig(capacity=64, core=4), max_batch=1)
-    vocabulary.admit("r", [30, 31])
+    vocabulary = dynamic(rows, np.arange(4), VocabularyConfig(capacity=64, core=4), max_batch=1)
+    vocabulary.admit(Request("r", (30, 31)))
     vocabulary.emitted("r", [44])
     vocabulary.apply()
     active = vocabulary.head().active

@@ -109,11 +109,47 @@ def test_cycles_are_broken_down_and_bounded(out: Path) -> None:
             continue
         assert run.breakdown is not None
         assert run.breakdown.target_layers_ms > 0
+        assert run.breakdown.cycle_ms > 0
+        assert (run.head_us is not None) == (run.name != "plain")
         assert (run.breakdown.draft_head_ms > 0) == (run.name != "plain")
         assert run.roofline_ms is not None
         assert run.roofline_share == pytest.approx(run.roofline_ms / run.cycle_ms)
+    shares = {run.name: run.share_of_full for run in results.runs if run.domain == "law"}
+    assert shares["full"] == 1.0
+    assert shares["evospec"] is not None
+    assert shares["evospec@tree:3x2x5"] is None  # no arm drafts such trees over all rows
+    assert shares["plain"] is shares["transformers"] is None
+    costs = {arm.name: arm for arm in results.arms}
+    assert set(costs) == {"plain", "full", "fr-spec:64", "evospec", "evospec@tree:3x2x5"}
+    assert costs["plain"].upkeep is None
+    assert costs["full"].upkeep is not None
+    assert costs["full"].memory is None
     by_name = {run.name: run.roofline_ms or 0.0 for run in results.runs if run.domain == "law"}
     assert by_name["plain"] < by_name["fr-spec:64"] < by_name["full"]
+
+
+def test_several_batch_sizes_share_models_and_report(settings: DecodeSettings, tmp_path: Path) -> None:
+    asked = replace(settings, batch=1, more_batches=(3,), policies=("evospec",), profile=False)
+    run_decode(asked, tmp_path)
+    results = Results.read(tmp_path / "results.json")
+    assert results.batches == [1, 3]
+    assert results.settings["batch"] == [1, 3]
+    assert [(run.batch, run.domain, run.name) for run in results.runs] == [
+        (batch, domain, name)
+        for batch in (1, 3)
+        for domain in ("law", "code")
+        for name in ("plain", "evospec")
+    ]
+    assert [(arm.batch, arm.name) for arm in results.arms] == [
+        (batch, name) for batch in (1, 3) for name in ("plain", "evospec")
+    ]
+    for run in results.runs:
+        assert run.slowest_request is not None
+        assert run.captures == 0
+    report = (tmp_path / "report.md").read_text()
+    assert "## law, batch 3" in report
+    assert (tmp_path / "batches.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "speed-batch-3.png").is_file()
 
 
 def test_auto_drafting_is_what_arms_do_by_default(settings: DecodeSettings) -> None:
@@ -165,6 +201,10 @@ class CorruptingEngine:
     @property
     def has_work(self) -> bool:
         return self.inner.has_work
+
+    @property
+    def captures(self) -> int:
+        return self.inner.captures
 
     def admit(self, request: Request) -> None:
         self.inner.admit(request)

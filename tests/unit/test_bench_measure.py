@@ -8,7 +8,7 @@ import torch
 from evospec.bench.clock import Clock
 from evospec.bench.measure import interleave
 from evospec.bench.memory import PeakMemory
-from tests.unit.bench_kit import batch_of, scripted_arm, turn_of
+from tests.unit.bench_kit import ScriptedEngine, batch_of, scripted_arm, turn_of
 
 MEMORY = PeakMemory(torch.device("cpu"))
 
@@ -41,6 +41,23 @@ def test_a_turn_counts_what_it_added_alone() -> None:
     # Rows grow by 10 a step; each cycle scores those of the step before: 0, 10, 20 and 30, 40, 50.
     assert first.row_cycles == 30
     assert second.row_cycles == 120
+
+
+def test_requests_are_timed_to_their_own_last_token() -> None:
+    turn = turn_of("full", batch_of(0, "law"), [5, 6, 7, 8], seconds=2.0)
+    assert turn.request_speeds == (2.0,)
+    longer = scripted_arm("full", [4, 5, 6]).run(batch_of(0, "law", size=2), MEMORY)
+    assert all(
+        first <= last <= longer.seconds
+        for first, last in zip(longer.first_token_seconds, longer.last_token_seconds, strict=True)
+    )
+
+
+def test_captures_are_those_of_the_turn() -> None:
+    arm = scripted_arm("full", [4])
+    assert isinstance(arm.engine, ScriptedEngine)
+    arm.engine.captures = 7
+    assert arm.run(batch_of(0, "law"), MEMORY).captures == 0
 
 
 def test_peak_memory_sees_what_was_held_and_let_go() -> None:

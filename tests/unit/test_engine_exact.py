@@ -91,7 +91,7 @@ def build(
         target.tap(drafter.config.tap_layers)
     vocabulary = None
     if policy is not None and drafter is not None:
-        settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4)
+        settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4, coverage=1)
         tables = drafter.tables(target.tables)
         vocabulary = build_policy(settings, tables, np.arange(260), [EOS], max_batch)
     return Engine(
@@ -105,6 +105,7 @@ def build(
             vocabulary=vocabulary,
             ranked_k=4,
             prompt_ranked=8,
+            drafted=policy == "nanospec",
             semantic=SemanticSource(SemanticConfig(), range(32), "t"),
         ),
     )
@@ -131,12 +132,15 @@ def wrong(written: dict[int, tuple[int, ...]], cases: list[Case]) -> list[int]:
     return [index for index, case in enumerate(cases) if written.get(index) != case.reference]
 
 
+@pytest.mark.parametrize("overlap", ["off", "on"])
 @pytest.mark.parametrize("draft_length", [0, 1, 5])
-@pytest.mark.parametrize("policy", ["full", "evospec", "fr-spec:64", None])
+@pytest.mark.parametrize(
+    "policy", ["full", "evospec", "fr-spec:64", "vocabtrim:64", "nanospec", "specvocab:8:40", None]
+)
 def test_output_equals_generate(
-    target: Target, cases: list[Case], policy: str | None, draft_length: int
+    target: Target, cases: list[Case], policy: str | None, draft_length: int, overlap: str
 ) -> None:
-    engine = build(target, policy, draft_length)
+    engine = build(target, policy, draft_length, overlap=overlap)
     assert wrong(decode(engine, cases), cases) == []
     assert engine.stats.requests_finished == len(cases)
 

@@ -24,6 +24,7 @@ from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.active import ActiveRows
 from evospec.vocab.dynamic import DynamicVocabulary
+from evospec.vocab.policy import dynamic_sources, row_budget
 from evospec.vocab.semantic import SemanticSource
 from evospec.wire import Fingerprints
 from tests.tiny import tiny_drafter, tiny_model, tiny_tokenizer
@@ -54,10 +55,13 @@ def drafter_of(target: Target) -> Drafter:
 def vocabulary_of(target: Target, max_batch: int, *, padded: bool) -> DynamicVocabulary:
     rows = ActiveRows(target.tables, capacity=120, half_life=4, padded=padded)
     config = VocabularyConfig(capacity=120, core=32, half_life=4)
-    return DynamicVocabulary(rows, np.r_[np.arange(32), 256], config, max_batch)
+    core = np.r_[np.arange(32), 256]
+    sources = dynamic_sources(config, rows, core, max_batch)
+    budget = row_budget(config, rows, core)
+    return DynamicVocabulary(rows, core, np.arange(0), sources, budget)
 
 
-def engine_of(target: Target, drafting: str, max_batch: int, sizes: Sizes) -> Engine:
+def engine_of(target: Target, drafting: str, max_batch: int, sizes: Sizes, overlap: str = "on") -> Engine:
     return Engine(
         target,
         drafter_of(target),
@@ -70,6 +74,7 @@ def engine_of(target: Target, drafting: str, max_batch: int, sizes: Sizes) -> En
             tree_depth=3,
             tree_beam=4,
             tree_nodes=11,
+            overlap=overlap,
         ),
         FINGERPRINTS,
         learners=Learners(
@@ -143,6 +148,24 @@ def test_prepared_sizes_are_all_that_short_requests_need(target: Target) -> None
     assert runner.captures == before
 
 
+@pytest.mark.parametrize("drafting", ["chain", "auto"])
+def test_engines_prepared_for_long_requests_capture_nothing_more(target: Target, drafting: str) -> None:
+    engine = engine_of(target, drafting, 2, ROUNDED)
+    engine.prepare(longest=160)
+    before = engine.captures
+    assert (before > 0) == (target.device.type == "cuda")
+    asked = [replace(each, trace=True) for each in requests(6)]
+    longest = Request("long", tuple(range(1, 100)), SamplingParams(max_tokens=60, ignore_eos=True))
+    decode(engine, [*asked, longest], arrivals=2, cancelled=frozenset())
+    assert engine.captures == before
+
+
+def test_usual_spans_reach_the_longest_request() -> None:
+    assert ROUNDED.usual_spans(200, 4096) == [256]
+    assert ROUNDED.usual_spans(1000, 4096) == [256, 512, 1024]
+    assert ROUNDED.usual_spans(5000, 700) == [256, 512, 700]
+
+
 @pytest.mark.parametrize("drafting", ["chain", "tree", "auto"])
 @pytest.mark.parametrize("count", [1, 3, 5, 11])
 def test_rows_without_a_request_change_no_text(target: Target, count: int, drafting: str) -> None:
@@ -172,8 +195,8 @@ def test_requests_that_join_leave_and_cancel(target: Target, arrivals: int, draf
 def test_rounding_teaches_nothing_else(target: Target, drafting: str) -> None:
     """Traces, coverage and active rows are those of cycles that are as large as they need to be."""
     asked = requests(5)
-    exact = decode(engine_of(target, drafting, 16, Sizes(rounded=False)), asked, 2, frozenset())
-    rounded = decode(engine_of(target, drafting, 16, ROUNDED), asked, 2, frozenset())
+    exact = decode(engine_of(target, drafting, 16, Sizes(rounded=False), "off"), asked, 2, frozenset())
+    rounded = decode(engine_of(target, drafting, 16, ROUNDED, "off"), asked, 2, frozenset())
     assert len(exact.traces) == len(rounded.traces) == 3
     for left, right in zip(exact.traces, rounded.traces, strict=True):
         assert left.token_ids.tolist() == right.token_ids.tolist()
@@ -219,7 +242,8 @@ def test_tokens_are_covered_by_the_rows_that_drafted_them(target: Target) -> Non
 
 
 def test_bookkeeping_runs_while_the_device_works(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cycle is launched, the last one is learned from, and only then is anything waited for."""
+    """While a cycle is under way, the last one is learned from and the next one launched; only then is
+    anything waited for."""
     order: list[str] = []
 
     def noted(owner: type, name: str) -> None:
@@ -239,7 +263,7 @@ def test_bookkeeping_runs_while_the_device_works(target: Target, monkeypatch: py
     noted(Runner, "finish")
     engine.step()
     engine.step()
-    assert order == ["launch", "apply", "finish"] * 2
+    assert order == ["apply", "launch", "finish"] * 2
 
 
 def test_an_id_that_comes_back_at_once_is_learned_from_in_order(target: Target) -> None:

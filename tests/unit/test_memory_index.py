@@ -51,6 +51,12 @@ def test_equal_weights_come_in_the_order_of_token_ids() -> None:
     assert search(index, *EAST).token_ids == (3, 5, 9)
 
 
+def test_a_query_yields_the_heaviest_tokens_only() -> None:
+    index = MemoryIndex(10, max_tokens=2)
+    index.write([point(EAST, {1: 1.0, 2: 3.0, 3: 2.0})])
+    assert search(index, *EAST).token_ids == (2, 3)
+
+
 def test_tenants_see_their_own_points_only() -> None:
     index = MemoryIndex(10)
     index.write([point(EAST, {1: 1.0}, "a"), point(EAST, {2: 1.0}, "b")])

@@ -59,8 +59,12 @@ def outcome(draft: Draft, first_choice: int, vocab: int) -> Report:
 
 
 def read(draft: Draft, logits: Tensor) -> Report:
-    layout = ReportLayout(draft.depth + 1, tree=draft.tree is not None, covered=False, wanted=NOTHING)
-    return layout.read(layout.pack(verify(draft, logits, GREEDY, torch.tensor([1])), logits, None).numpy())
+    nodes = draft.tokens.shape[1]
+    layout = ReportLayout(
+        draft.depth + 1, nodes=nodes, tree=draft.tree is not None, covered=False, wanted=NOTHING
+    )
+    verdict = verify(draft, logits, GREEDY, torch.tensor([1]))
+    return layout.read(layout.pack(verdict, logits, None, draft.tokens).numpy())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

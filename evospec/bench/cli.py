@@ -1,0 +1,195 @@
+"""`evospec bench`: what is measured, how, and where the files go. Imports come when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evospec.cli_options import (
+    ChatOption,
+    DeviceOption,
+    DrafterOption,
+    DtypeOption,
+    TargetOption,
+    ThreadsOption,
+)
+
+bench = typer.Typer(no_args_is_help=True, help="Measure, and write results.json, report.md and plots.")
+
+PromptsOption = Annotated[
+    list[Path],
+    typer.Option("--prompts", metavar="FILE...", help="Prompt files, JSON lines with `prompt`."),
+]
+MorePrompts = Annotated[
+    list[Path] | None, typer.Argument(metavar="[FILE]...", help="More prompt files.", show_default=False)
+]
+OutOption = Annotated[Path, typer.Option(help="Folder for results.json, report.md and plots.")]
+SplitOption = Annotated[str | None, typer.Option(help="Use only lines with this `split`.")]
+DraftLengthOption = Annotated[int, typer.Option(min=1, max=16, help="Draft tokens per cycle.")]
+MaxTokensOption = Annotated[int, typer.Option(min=1, help="Longest answer.")]
+CapacityOption = Annotated[int, typer.Option(min=64, help="Most rows that a dynamic policy keeps active.")]
+CoreOption = Annotated[
+    int, typer.Option(min=0, help="Most frequent tokens, always active in a dynamic policy.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+
+
+@bench.command()
+def decode(
+    prompts: PromptsOption,
+    out: OutOption,
+    more_prompts: MorePrompts = None,
+    target: TargetOption = "smollm2-135m",
+    drafter: DrafterOption = "default",
+    split: SplitOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts per domain.")] = None,
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="What to compare, comma-separated: vocabulary policies, each with `@drafting` where it is "
+            "not --drafting (evospec@tree:4x4x12), and peers: `transformers`, `transformers:static`, "
+            "`transformers:prompt-lookup`, `transformers:assisted`. `plain` is always run as well."
+        ),
+    ] = "plain,full,fr-spec:32768,evospec",
+    drafting: Annotated[
+        str,
+        typer.Option(
+            help="How policies draft: `auto` takes what is fastest; `chain` or `chain:N`; `tree` or "
+            "`tree:DxBxN` (depth, beam, nodes)."
+        ),
+    ] = "auto",
+    assistant: Annotated[
+        str | None,
+        typer.Option(help="Smaller model with the target's tokenizer, for `transformers:assisted`."),
+    ] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    batch: Annotated[
+        str, typer.Option(help="Requests decoded together; several sizes, comma-separated, in turn.")
+    ] = "1",
+    max_tokens: MaxTokensOption = 128,
+    draft_length: DraftLengthOption = 5,
+    capacity: CapacityOption = 4096,
+    core: CoreOption = 1024,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0 takes the best token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of sampling, when the temperature is not 0.")] = 0,
+    no_chat: ChatOption = False,
+    no_profile: Annotated[
+        bool, typer.Option("--no-profile", help="Leave out the pass that breaks cycles down.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare ways of decoding with plain decoding, interleaved in one process.
+
+    Exit code 1 when an output is not the target's own.
+    """
+    from evospec.bench.command import run_decode
+    from evospec.bench.settings import DecodeSettings, batch_sizes, vocabulary
+
+    first_batch, *more_batches = batch_sizes(batch)
+    settings = DecodeSettings(
+        target=target,
+        prompts=(*prompts, *(more_prompts or ())),
+        drafter=drafter,
+        split=split,
+        limit=limit,
+        policies=_names(policies),
+        drafting=drafting,
+        assistant=assistant,
+        profile=not no_profile,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        batch=first_batch,
+        more_batches=tuple(more_batches),
+        max_tokens=max_tokens,
+        draft_length=draft_length,
+        temperature=temperature,
+        seed=seed,
+        chat=not no_chat,
+        vocabulary=vocabulary(capacity=capacity, core=core),
+    )
+    results = run_decode(settings, out)
+    if json_output:
+        typer.echo(results.to_json(), nl=False)
+    if results.failures:
+        raise typer.Exit(1)
+
+
+@bench.command()
+def stream(
+    prompts: PromptsOption,
+    out: OutOption,
+    more_prompts: MorePrompts = None,
+    every: Annotated[int, typer.Option(min=1, help="Requests of a topic before the next one.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each topic comes.")] = 2,
+    target: TargetOption = "smollm2-135m",
+    drafter: DrafterOption = "default",
+    split: SplitOption = None,
+    warm: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompt file that policies learn from before the stream; may be repeated."),
+    ] = None,
+    warm_split: Annotated[str | None, typer.Option(help="Learn only from lines with this `split`.")] = None,
+    warm_limit: Annotated[int | None, typer.Option(min=1, help="Prompts per topic to learn from.")] = None,
+    policies: Annotated[
+        str,
+        typer.Option(help="What to compare, comma-separated, as in `bench decode`; `plain` is always run."),
+    ] = "full,fr-spec:32768,nanospec,evospec",
+    drafting: Annotated[
+        str, typer.Option(help="How policies draft, as in `bench decode`; chains make τ comparable.")
+    ] = "chain",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    max_tokens: MaxTokensOption = 128,
+    draft_length: DraftLengthOption = 5,
+    capacity: CapacityOption = 4096,
+    core: CoreOption = 1024,
+    no_chat: ChatOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Decode requests whose topic changes, and see how policies cope with it.
+
+    Topics are the prompts' domains. Exit code 1 when an output is not the target's own.
+    """
+    from evospec.bench.settings import DecodeSettings, vocabulary
+    from evospec.bench.stream import StreamSettings
+    from evospec.bench.stream_command import run_stream
+
+    decoding = DecodeSettings(
+        target=target,
+        prompts=(*prompts, *(more_prompts or ())),
+        drafter=drafter,
+        split=split,
+        policies=_names(policies),
+        drafting=drafting,
+        profile=False,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        max_tokens=max_tokens,
+        draft_length=draft_length,
+        chat=not no_chat,
+        vocabulary=vocabulary(capacity=capacity, core=core),
+    )
+    settings = StreamSettings(
+        decoding,
+        every=every,
+        rounds=rounds,
+        warm=tuple(warm or ()),
+        warm_split=warm_split,
+        warm_limit=warm_limit,
+    )
+    results = run_stream(settings, out)
+    if json_output:
+        typer.echo(results.to_json(), nl=False)
+    if results.failures:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

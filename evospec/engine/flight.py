@@ -1,0 +1,42 @@
+"""A cycle between its launch and its outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evospec.engine.host_copy import Fetched
+from evospec.engine.passes import Launched, Step
+from evospec.engine.state import RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """What the host needs to read a cycle's outcome.
+
+    Attributes:
+        states: the requests in its rows.
+        features: what traces record of it, see `Launched`; None when nothing is traced.
+        began, launched: when the host began to launch it, and when it had, in seconds.
+    """
+
+    states: tuple[RequestState, ...]
+    step: Step
+    outcome: Launched
+    features: Fetched | None
+    began: float
+    launched: float
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any of its requests still waits for tokens."""
+        return any(state.running for state in self.states)
+
+    @property
+    def settled(self) -> bool:
+        """Whether all of them do."""
+        return all(state.running for state in self.states)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a request is sure to need another cycle, unless its text ends."""
+        return any(state.remaining > self.step.reach for state in self.states)

@@ -1,0 +1,85 @@
+"""What the engine tells a vocabulary policy, and what it reads from one.
+
+All policies speak one protocol, so that peers are compared inside one engine. The
+engine tells a policy what happened; `apply` is the only place where rows change. It is
+called while a cycle runs, and the change is enqueued behind that cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from evospec.engine.request import Request
+from evospec.vocab.active import ActiveSlot
+from evospec.vocab.head_rows import HeadView
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a policy wants to be told; nothing else is computed for it.
+
+    Attributes:
+        ranked: the target's best tokens per position that decided a token.
+        prompt_ranked: latest prompt positions that they are reported for at prefill.
+        drafted: whether it wants the draft tokens.
+        retrieval: whether it wants what a semantic index finds.
+    """
+
+    ranked: int = 0
+    prompt_ranked: int = 0
+    drafted: bool = False
+    retrieval: bool = False
+
+
+class VocabularyPolicy(Protocol):
+    """Decides which rows of the head the drafter scores."""
+
+    @property
+    def wishes(self) -> Wishes: ...
+
+    @property
+    def epoch(self) -> int:
+        """Grows whenever rows changed; 0 for a vocabulary that never changes."""
+        ...
+
+    def head(self) -> HeadView: ...
+
+    def slots(self) -> list[ActiveSlot]:
+        """What is active and why, for people to read; empty for a vocabulary that never changes."""
+        ...
+
+    def admit(self, request: Request) -> None:
+        """A request begins: its prompt is about to be processed."""
+        ...
+
+    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
+        """The target's best tokens at some positions of a request [positions, k], best first."""
+        ...
+
+    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
+        """Draft tokens of a cycle, those that were rejected too, int64 [n]."""
+        ...
+
+    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None: ...
+
+    def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None: ...
+
+    def finish(self, request_id: str, *, learn: bool) -> None:
+        """A request has ended; unknown ones are ignored.
+
+        Args:
+            learn: whether others may profit from its text: it did not opt out, and was not cancelled.
+        """
+        ...
+
+    def apply(self) -> int:
+        """Brings what was reported into the active rows, behind what the device does already.
+
+        Returns:
+            Number of rows written.
+        """
+        ...

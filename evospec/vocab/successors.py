@@ -1,0 +1,234 @@
+"""The statistical index: which long-tail tokens came soon after which tokens, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+ABSENT = -1  # no token
+_LARGEST_SCALE = 1e6  # counts are brought back to their size before they lose digits
+_LEAST = 1e-9  # what is left of a count below this is nothing
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessorLimits:
+    """How much an index keeps.
+
+    Attributes:
+        heads: tokens whose successors are kept.
+        successors: tokens kept per head.
+        window: a token succeeds those up to so many places before it.
+        half_life: requests learned from after which a count has halved.
+    """
+
+    heads: int
+    successors: int
+    window: int
+    half_life: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SuccessorTable:
+    """Decayed counts by head.
+
+    Attributes:
+        heads: token ids, distinct, int32 [heads].
+        totals: how often each was seen, float32 [heads].
+        successors: token ids, distinct in a row, int32 [heads, successors]; -1 where there is none.
+        counts: how often each came soon after the head, float32 [heads, successors]; 0 where there is none.
+    """
+
+    heads: np.ndarray
+    totals: np.ndarray
+    successors: np.ndarray
+    counts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    @classmethod
+    def of_size(cls, heads: int, successors: int) -> SuccessorTable:
+        return cls(
+            np.full(heads, ABSENT, dtype=np.int32),
+            np.zeros(heads, dtype=np.float32),
+            np.full((heads, successors), ABSENT, dtype=np.int32),
+            np.zeros((heads, successors), dtype=np.float32),
+        )
+
+    def first(self, heads: int) -> SuccessorTable:
+        """The first rows, as views."""
+        return SuccessorTable(
+            self.heads[:heads], self.totals[:heads], self.successors[:heads], self.counts[:heads]
+        )
+
+
+class SuccessorIndex:
+    """Counts long-tail tokens by the tokens shortly before them, and forgets slowly.
+
+    Bounded: the least seen heads make room for new ones, and the least counted successors of a head.
+    The same requests in the same order always make the same index.
+
+    Args:
+        common: token ids that are never counted as successors: they are active anyway.
+    """
+
+    def __init__(self, vocab_size: int, common: np.ndarray, limits: SuccessorLimits) -> None:
+        self._vocab_size = vocab_size
+        self._limits = limits
+        self._long_tail = np.ones(vocab_size, dtype=bool)
+        self._long_tail[common] = False
+        self._scale = 1.0  # what one occurrence adds; as it grows, everything before it fades
+        self._growth = 2.0 ** (1.0 / limits.half_life)
+        self._row_of = np.full(vocab_size, ABSENT, dtype=np.int32)
+        self._rows = SuccessorTable.of_size(min(limits.heads, 256), limits.successors)
+        self._count = 0
+
+    def __len__(self) -> int:
+        """Heads that it knows."""
+        return self._count
+
+    def learn(self, tokens: Sequence[int]) -> None:
+        """Counts the tokens of a request, prompt and answer in order."""
+        sequence = np.asarray(tokens, dtype=np.int64)
+        self._scale *= self._growth
+        if self._scale > _LARGEST_SCALE:
+            self._rescale()
+        codes = self._pairs(sequence)
+        pairs, counts = np.unique(codes, return_counts=True)
+        heads, totals = np.unique(sequence, return_counts=True)
+        paired = np.isin(heads, pairs // self._vocab_size) | (self._row_of[heads] != ABSENT)
+        self._see(heads[paired], totals[paired] * self._scale)
+        self._add(pairs, counts * self._scale)
+
+    def merge(self, other: SuccessorTable) -> None:
+        """Adds another index's counts to its own."""
+        self._see(other.heads.astype(np.int64), other.totals.astype(np.float64) * self._scale)
+        row, place = np.nonzero(other.counts)
+        successors = other.successors[row, place].astype(np.int64)
+        pairs = other.heads[row].astype(np.int64) * self._vocab_size + successors
+        counts = other.counts[row, place].astype(np.float64) * self._scale
+        tail = self._long_tail[successors]
+        self._add(pairs[tail], counts[tail])
+
+    def table(self) -> SuccessorTable:
+        """A copy of what it knows, heads rising; a token seen in the latest request counts 1."""
+        used = self._rows.first(self._count)
+        order = np.argsort(used.heads)
+        return SuccessorTable(
+            used.heads[order],
+            (used.totals[order] / self._scale).astype(np.float32),
+            used.successors[order],
+            (used.counts[order] / self._scale).astype(np.float32),
+        )
+
+    def look_up(self, tokens: np.ndarray) -> Successors:
+        """What came soon after these tokens [n], of each at most `limits.successors`."""
+        rows = self._row_of[tokens]
+        rows = rows[rows != ABSENT]
+        counts = self._rows.counts[rows]  # [n, successors]
+        shares = counts / self._rows.totals[rows, None]
+        known = counts > 0
+        return Successors(self._rows.successors[rows][known], shares[known])
+
+    def _pairs(self, sequence: np.ndarray) -> np.ndarray:
+        """head * vocab + successor for each long-tail token and each token shortly before it."""
+        parts = [np.zeros(0, dtype=np.int64)]
+        for distance in range(1, min(self._limits.window, len(sequence) - 1) + 1):
+            heads, successors = sequence[:-distance], sequence[distance:]
+            counted = self._long_tail[successors] & (heads != successors)
+            parts.append(heads[counted] * self._vocab_size + successors[counted])
+        return np.concatenate(parts)
+
+    def _see(self, heads: np.ndarray, totals: np.ndarray) -> None:
+        """Adds to the totals of distinct heads; those it did not know get rows as far as they deserve one."""
+        rows = self._row_of[heads]
+        known = rows != ABSENT
+        self._rows.totals[rows[known]] += totals[known].astype(np.float32)
+        heads, totals = heads[~known], totals[~known]
+        order = np.lexsort((heads, -totals))
+        heads, totals = heads[order], totals[order]
+        rows = self._make_room(totals)
+        heads, totals = heads[: len(rows)], totals[: len(rows)]
+        left = self._rows.heads[rows]
+        self._row_of[left[left != ABSENT]] = ABSENT
+        self._row_of[heads] = rows
+        self._rows.heads[rows] = heads
+        self._rows.totals[rows] = totals
+        self._rows.successors[rows] = ABSENT
+        self._rows.counts[rows] = 0.0
+
+    def _make_room(self, totals: np.ndarray) -> np.ndarray:
+        """Rows for newcomers with these falling totals: free ones, then those of heads seen less."""
+        free = min(self._limits.heads - self._count, len(totals))
+        self._reserve(self._count + free)
+        rows = np.arange(self._count, self._count + free)
+        self._count += free
+        rivals = totals[free:]
+        if len(rivals):
+            used = self._rows.first(self._count - free)
+            weakest = np.lexsort((used.heads, used.totals))[: len(rivals)]
+            # The weakest rise and the newcomers fall, so the exchanges that pay form a prefix.
+            pays = used.totals[weakest] < rivals[: len(weakest)]
+            rows = np.concatenate((rows, weakest[: int(pays.sum())]))
+        return rows
+
+    def _reserve(self, heads: int) -> None:
+        size = len(self._rows)
+        if heads <= size:
+            return
+        while size < heads:
+            size *= 2
+        larger = SuccessorTable.of_size(min(size, self._limits.heads), self._limits.successors)
+        for old, new in (
+            (self._rows.heads, larger.heads),
+            (self._rows.totals, larger.totals),
+            (self._rows.successors, larger.successors),
+            (self._rows.counts, larger.counts),
+        ):
+            new[: len(old)] = old
+        self._rows = larger
+
+    def _add(self, pairs: np.ndarray, counts: np.ndarray) -> None:
+        """Adds distinct pairs to their heads' successors, and keeps the best of each head."""
+        heads = self._row_of[pairs // self._vocab_size]
+        known = heads != ABSENT
+        rows, place = np.unique(heads[known], return_inverse=True)
+        if not len(rows):
+            return
+        before = self._rows.counts[rows]
+        old_place, old_column = np.nonzero(before)
+        old = self._rows.successors[rows][old_place, old_column]
+        keys = np.concatenate(
+            (place * self._vocab_size + pairs[known] % self._vocab_size, old_place * self._vocab_size + old)
+        )
+        keys, inverse = np.unique(keys, return_inverse=True)
+        summed = np.bincount(inverse, np.concatenate((counts[known], before[old_place, old_column])))
+        place, successors = keys // self._vocab_size, keys % self._vocab_size
+        order = np.lexsort((successors, -summed, place))
+        place, successors, summed = place[order], successors[order], summed[order]
+        column = np.arange(len(place)) - np.searchsorted(place, place)
+        kept = column < self._limits.successors
+        self._rows.successors[rows] = ABSENT
+        self._rows.counts[rows] = 0.0
+        self._rows.successors[rows[place[kept]], column[kept]] = successors[kept]
+        self._rows.counts[rows[place[kept]], column[kept]] = summed[kept]
+
+    def _rescale(self) -> None:
+        rows = self._rows
+        rows.totals[:] = np.maximum(rows.totals / self._scale, _LEAST)
+        rows.counts[:] /= self._scale
+        forgotten = rows.counts < _LEAST
+        rows.counts[forgotten] = 0.0
+        rows.successors[forgotten] = ABSENT
+        self._scale = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Successors:
+    """Token ids [n], not always distinct, and how often each followed its head, float32 [n]: a share of the
+    head's occurrences, above 1 where it came several times within the window."""
+
+    token_ids: np.ndarray
+    shares: np.ndarray
