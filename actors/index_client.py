@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 
 MAX_LOOKUPS = 256  # waiting ones; older ones are of no use to their requests any more
 MAX_POINTS = 1024
-BATCH = 32
+BATCH = 8  # of either: the embedded index answers one call at a time, and none shall wait long for others
 
 
 class RemoteIndex(Protocol):

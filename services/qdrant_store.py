@@ -5,28 +5,25 @@ Every error of the client becomes a TokenIndexError of one line.
 
 from __future__ import annotations
 
-import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import UnexpectedResponse
+from qdrant_client import models
 
+from evospec.config import SemanticConfig
 from evospec.errors import TokenIndexError
-from services.qdrant_errors import CLIENT_ERRORS, explain
-from services.urls import redact
+from services.qdrant_connection import REQUEST_TIMEOUT_S, address_of, connect
+from services.qdrant_errors import CLIENT_ERRORS, REFUSALS, explain
 
-REQUEST_TIMEOUT_S = 5  # the client knows whole seconds only, and counts each phase apart
 PointId = int | str
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
-    """A point as found: `similarity` is the cosine to the query, `time_s` when it was last written."""
+    """A point as found: `similarity` is the dot product with the query, `time_s` when it was last written."""
 
     id: PointId
     payload: dict[str, object]
@@ -39,34 +36,24 @@ class StoredPoint:
 
 
 class QdrantStore:
-    """One Qdrant, reached by URL, or embedded when `url` is None (`path` None: in memory).
+    """The Qdrant that a config names: a server, or one embedded in this process.
 
     Safe for threads. The embedded client is not, so its calls take turns.
     """
 
-    def __init__(
-        self, url: str | None = None, *, api_key: str | None = None, path: str | None = None
-    ) -> None:
+    def __init__(self, config: SemanticConfig) -> None:
         """Opens the embedded index; a server is first met by the first call.
 
         Raises:
-            TokenIndexError: the URL can't be read; the folder is in use by another
-                process, can't be written, or can be written by everyone.
+            TokenIndexError: the URL or the certificates can't be read; the folder is in use by
+                another process, can't be written, or can be written by everyone.
         """
-        self.embedded = url is None
+        self.embedded = config.url is None
         self._turns: AbstractContextManager[object] = threading.Lock() if self.embedded else nullcontext()
         self._known: set[str] = set()
-        self.address = redact(url) if url is not None else path or "the embedded index"
+        self.address = address_of(config)
         with self._errors("open the token index"):
-            if url is not None:
-                self._client = QdrantClient(
-                    url=url, api_key=api_key, timeout=REQUEST_TIMEOUT_S, check_compatibility=False
-                )
-            elif path is not None:
-                _check_private(Path(path))
-                self._client = QdrantClient(path=path, force_disable_check_same_thread=True)
-            else:
-                self._client = QdrantClient(":memory:")
+            self._client = connect(config)
 
     def collections(self, prefix: str) -> list[str]:
         with self._errors("list the collections"):
@@ -94,11 +81,11 @@ class QdrantStore:
         if (
             not isinstance(vectors, models.VectorParams)
             or vectors.size != dim
-            or vectors.distance != models.Distance.COSINE
+            or vectors.distance != models.Distance.DOT
         ):
             raise TokenIndexError(
-                f"collection {name} in {self.address} does not hold vectors of size {dim} with cosine "
-                "distance: delete it, or set another semantic.collection"
+                f"collection {name} in {self.address} does not hold vectors of size {dim} compared by "
+                "dot product: delete it, or set another semantic.collection"
             )
         self._known.add(name)
 
@@ -116,7 +103,7 @@ class QdrantStore:
 
         Args:
             fields: payload values that a point must have; empty scans without a filter.
-            above: cosine that a point must exceed.
+            above: dot product that a point must reach.
         """
         conditions: list[models.Condition] = [
             models.FieldCondition(key=key, match=models.MatchValue(value=value))
@@ -182,10 +169,10 @@ class QdrantStore:
             self._client.close()
 
     def _create(self, name: str, dim: int) -> None:
-        config = models.VectorParams(size=dim, distance=models.Distance.COSINE)
+        config = models.VectorParams(size=dim, distance=models.Distance.DOT)
         try:
             self._client.create_collection(name, vectors_config=config)
-        except UnexpectedResponse:
+        except REFUSALS:
             if not self._client.collection_exists(name):
                 raise  # otherwise another process was faster
         if self.embedded:
@@ -209,12 +196,3 @@ class QdrantStore:
 
 def _id(raw: object) -> PointId:
     return raw if isinstance(raw, int) else str(raw)
-
-
-def _check_private(folder: Path) -> None:
-    """The embedded index unpickles what its folder holds, so nobody else may write there."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_mode & stat.S_IWOTH:
-        raise TokenIndexError(
-            f"everyone may write to semantic.path {folder}, whose content is trusted: chmod o-w {folder}"
-        )

@@ -1,17 +1,20 @@
 """The semantic token index on Qdrant: which long-tail tokens similar contexts used.
 
-Collections. Points of different targets or dimensions never meet: the name is
-`{semantic.collection}-{dim}-{hash of the target fingerprint}`. On a server, tenants share
-it and every query filters by the indexed payload fields `tenant` and `target`. The
+Collections. Points of different targets, dimensions or layouts never meet: the name is
+`{semantic.collection}-{dim}-{hash of layout and target fingerprint}`. On a server, tenants
+share it and every query filters by the indexed payload fields `tenant` and `target`. The
 embedded index has no payload indexes and tests a filter point by point in Python, which
 made a query six to ten times slower; there each tenant has a collection of its own, named
-by a hash, and queries need no filter. Measured with 576 dimensions, 96 tokens a point, one
-core, median of a query for 8 neighbours:
+by a hash, and queries need no filter. Vectors are of unit length and compared by dot
+product, because the embedded index divides by all lengths again for each cosine query.
 
-    points   own collection   shared, with a filter
-     1,000           1.3 ms                   12 ms
-     5,000           5.9 ms                   55 ms
-    20,000            34 ms                  213 ms
+Processor time of an embedded look-up of 32 neighbours with 96 tokens each, 576 dimensions,
+one core of a busy machine (AMD EPYC), median and 95th percentile:
+
+    points   one query       eight queries
+     1,000    5 /  6 ms       38 /  48 ms
+     5,000    8 /  9 ms       58 /  62 ms
+    20,000   24 / 27 ms      187 / 196 ms
 
 A batch of queries costs the embedded index their sum; on a server it is one request.
 """
@@ -22,7 +25,6 @@ import hashlib
 import math
 import threading
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,12 +34,15 @@ import numpy as np
 from evospec.config import SemanticConfig
 from evospec.errors import TokenIndexError
 from evospec.wire import IndexPoint, TokenHits
+from services.point_retention import Retention
 from services.qdrant_store import PointId, QdrantStore, StoredPoint
 from services.token_payload import Neighbour, TokenWeights, hits_of
 
-DUPLICATE_COSINE = 0.97  # more similar contexts share one point
+# More similar contexts share one point. Measured on recorded requests (docs/measurements.md): 0.99 loses
+# nothing that look-ups cover; 0.97 keeps 57 to 89 % of the points and loses up to a tenth of it.
+DUPLICATE_COSINE = 0.99
 WRITE_BATCH = 64
-SPARE_SHARE = 0.02  # room made at once when the index is full, so that not every write makes some
+LAYOUT = "unit-mean-2"  # what vectors and payloads are; collections of another kind are left alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,9 @@ class QdrantTokenIndex:
     """`evospec.ports.TokenIndex` on a Qdrant server, or on one embedded in this process.
 
     Safe for threads; writes of one process take turns. `write` merges a point into the
-    nearest one of its tenant when their cosine is at least `DUPLICATE_COSINE`, and
-    removes the points written longest ago when `max_points` would be exceeded.
+    nearest one of its tenant when their cosine is at least `DUPLICATE_COSINE`. The points
+    written longest ago are removed when `max_points` would be exceeded, and all that
+    nothing was merged into for `max_age_days`.
     """
 
     def __init__(self, config: SemanticConfig, target_fingerprint: str, dim: int) -> None:
@@ -66,38 +72,44 @@ class QdrantTokenIndex:
         Raises:
             TokenIndexError: see `QdrantStore`.
         """
-        self._store = QdrantStore(config.url, api_key=config.api_key, path=config.path)
-        self._collection = f"{config.collection}-{dim}-{_digest(target_fingerprint)}"
+        self._store = QdrantStore(config)
+        self._collection = f"{config.collection}-{dim}-{_digest(f'{LAYOUT} {target_fingerprint}')}"
         self._target = target_fingerprint
         self._dim = dim
         self._tokens_per_point = config.tokens_per_point
-        self._max_points = config.max_points
+        self._tokens_per_lookup = config.tokens_per_lookup
+        self._batch = min(WRITE_BATCH, config.max_points)
         self._search_timeout_s = math.ceil(config.deadline_s)
         self._writes = threading.Lock()
         self._last_time_s = 0.0
-        # The embedded index never frees the row of a deleted point: its id is used again.
-        self._freed: dict[str, list[PointId]] = defaultdict(list)
+        self._retention = Retention(
+            self._store, self._names, max_points=config.max_points, max_age_days=config.max_age_days
+        )
 
     def search(self, vectors: np.ndarray, tenant: str, limit: int) -> list[TokenHits]:
         """Tokens of the `limit` nearest points of `tenant` for each row of `vectors` [queries, dim].
 
-        Weights are summed over the neighbours, each scaled by its cosine; best first.
+        Weights are summed over the neighbours, each scaled by its cosine; the heaviest
+        `semantic.tokens_per_lookup`, best first.
 
         Raises:
             TokenIndexError: `vectors` has another shape or is not finite; the index
                 can't be reached, or answered nonsense.
         """
-        self._check_vectors(vectors)
+        queries = self._unit(vectors)
         name = self._name(tenant)
-        if not len(vectors):
+        if not len(queries):
             return []
         if not self._store.exists(name):
-            return [TokenHits((), ())] * len(vectors)
+            return [TokenHits((), ())] * len(queries)
         found = self._store.nearest(
-            name, vectors, limit=limit, fields=self._fields(tenant), timeout_s=self._search_timeout_s
+            name, queries, limit=limit, fields=self._fields(tenant), timeout_s=self._search_timeout_s
         )
         return [
-            hits_of(Neighbour(point.similarity, self._tokens_of(name, point)) for point in points)
+            hits_of(
+                (Neighbour(point.similarity, self._tokens_of(name, point)) for point in points),
+                self._tokens_per_lookup,
+            )
             for points in found
         ]
 
@@ -114,8 +126,9 @@ class QdrantTokenIndex:
             entry = self._entry(point)
             if entry.tokens.token_ids:
                 entries[point.tenant].append(entry)
-        size = min(WRITE_BATCH, self._max_points)
+        size = self._batch
         with self._writes:
+            self._retention.sweep()
             for tenant, group in entries.items():
                 for start in range(0, len(group), size):
                     self._write_batch(tenant, self._folded(group[start : start + size]))
@@ -145,38 +158,10 @@ class QdrantTokenIndex:
         if merged:  # before room is made: what was just renewed is not among the oldest
             self._store.overwrite(name, [self._stored(tenant, id_, merged[id_]) for id_ in merged])
         if fresh:
-            self._make_room(len(fresh))
+            self._retention.make_room(len(fresh))
             self._store.ensure(name, self._dim)  # the collection was dropped if that emptied it
-            stored = [self._stored(tenant, self._new_id(name), entry.tokens) for entry in fresh]
+            stored = [self._stored(tenant, self._retention.new_id(name), entry.tokens) for entry in fresh]
             self._store.insert(name, _stacked(fresh), stored)
-
-    def _make_room(self, incoming: int) -> None:
-        """Removes the points written longest ago, of whichever tenant, when `incoming` don't fit."""
-        points = self.count()
-        excess = points + incoming - self._max_points
-        if excess <= 0:
-            return
-        excess = min(points, excess + int(SPARE_SHARE * self._max_points))
-        candidates = [(point, name) for name in self._names() for point in self._store.oldest(name, excess)]
-        candidates.sort(key=lambda candidate: candidate[0].time_s)
-        removed: dict[str, list[PointId]] = defaultdict(list)
-        for point, name in candidates[:excess]:
-            removed[name].append(point.id)
-        for name, ids in removed.items():
-            self._store.delete(name, ids)
-            if self._store.embedded:
-                self._reclaim(name, ids)
-
-    def _reclaim(self, name: str, ids: list[PointId]) -> None:
-        if self._store.count(name):
-            self._freed[name].extend(ids)
-        else:
-            self._freed.pop(name, None)
-            self._store.drop(name)
-
-    def _new_id(self, name: str) -> PointId:
-        freed = self._freed.get(name)
-        return freed.pop() if freed else str(uuid.uuid4())
 
     def _folded(self, entries: Sequence[Entry]) -> list[Entry]:
         """`entries` with near-duplicates among themselves merged into the earlier one."""
@@ -196,12 +181,11 @@ class QdrantTokenIndex:
             raise TokenIndexError(
                 f"a point of target {point.target!r} can't be written to the index of {self._target!r}"
             )
-        vectors = np.asarray(point.vector, dtype=np.float32)[None]
-        self._check_vectors(vectors)
-        tokens = TokenWeights.of(point, self._tokens_per_point)
-        return Entry(vectors[0] / np.linalg.norm(vectors[0]), tokens)
+        (vector,) = self._unit(np.asarray(point.vector, dtype=np.float32)[None])
+        return Entry(vector, TokenWeights.of(point, self._tokens_per_point))
 
-    def _check_vectors(self, vectors: np.ndarray) -> None:
+    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors [n, dim] at length 1, so that their dot products are cosines."""
         if vectors.ndim != 2 or vectors.shape[1] != self._dim:
             raise TokenIndexError(
                 f"vectors of shape {vectors.shape} don't fit the index, which holds size {self._dim}"
@@ -209,6 +193,8 @@ class QdrantTokenIndex:
         norms = np.linalg.norm(vectors, axis=1)
         if not np.all(np.isfinite(norms) & (norms > 0)):
             raise TokenIndexError("a context vector is zero or not finite: check the target's hidden states")
+        unit: np.ndarray = vectors / norms[:, None]
+        return unit
 
     def _tokens_of(self, name: str, point: StoredPoint) -> TokenWeights:
         return TokenWeights.from_payload(point.payload, f"point {point.id} of {name}")

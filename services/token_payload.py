@@ -53,21 +53,20 @@ class TokenWeights:
         """
         fields = payload if isinstance(payload, dict) else {}
         ids, weights, merges = fields.get("token_ids"), fields.get("weights"), fields.get("merges")
-        if (
-            isinstance(ids, list)
-            and isinstance(weights, list)
-            and len(ids) == len(weights)
-            and all(isinstance(token, int) for token in ids)
-            and all(isinstance(weight, int | float) for weight in weights)
-            and isinstance(merges, int)
-        ):
-            return cls(tuple(ids), tuple(map(float, weights)), merges)
+        try:
+            if isinstance(ids, str) and isinstance(weights, str) and isinstance(merges, int):
+                read = cls(tuple(map(int, ids.split())), tuple(map(float, weights.split())), merges)
+                if len(read.token_ids) == len(read.weights):
+                    return read
+        except ValueError:
+            pass  # not numbers: said below
         raise TokenIndexError(f"{where} does not hold token ids and weights: delete it from the collection")
 
     def to_payload(self, *, tenant: str, target: str, time_s: float) -> dict[str, object]:
+        """Numbers as text: the embedded index copies each payload it finds, a list element by element."""
         return {
-            "token_ids": list(self.token_ids),
-            "weights": list(self.weights),
+            "token_ids": " ".join(map(str, self.token_ids)),
+            "weights": " ".join(f"{weight:.6g}" for weight in self.weights),
             "merges": self.merges,
             "tenant": tenant,
             "target": target,
@@ -87,14 +86,14 @@ class TokenWeights:
         return _heaviest(mean, limit=limit, merges=self.merges + newer.merges)
 
 
-def hits_of(neighbours: Iterable[Neighbour]) -> TokenHits:
-    """One list of tokens for a query: weights summed over its neighbours, scaled by similarity."""
+def hits_of(neighbours: Iterable[Neighbour], limit: int) -> TokenHits:
+    """The `limit` heaviest tokens for a query: weights summed over its neighbours, scaled by similarity."""
     total = _summed(
         (token, max(neighbour.similarity, 0.0) * weight)
         for neighbour in neighbours
         for token, weight in zip(neighbour.tokens.token_ids, neighbour.tokens.weights, strict=True)
     )
-    best = _heaviest({token: weight for token, weight in total.items() if weight > 0.0}, len(total), 1)
+    best = _heaviest({token: weight for token, weight in total.items() if weight > 0.0}, limit, 1)
     return TokenHits(best.token_ids, best.weights)
 
 

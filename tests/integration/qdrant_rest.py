@@ -7,6 +7,7 @@ socket, this one answers from qdrant-client's local mode, or as badly as it is t
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class Qdrant:
     """A server with the state of a `:memory:` client; `fault` answers in its place while set."""
 
     api_key: str | None = None
+    tls: ssl.SSLContext | None = None
     fault: Answer | None = None
     client: QdrantClient = field(default_factory=lambda: QdrantClient(":memory:"))
     indexed: list[str] = field(default_factory=list)
@@ -36,13 +38,16 @@ class Qdrant:
         handler = type("Handler", (_Handler,), {"qdrant": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
         )
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Qdrant:
         self._thread.start()

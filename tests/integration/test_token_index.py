@@ -99,7 +99,7 @@ def test_targets_and_dimensions_have_collections_of_their_own(qdrant: Qdrant) ->
 def test_similar_contexts_share_one_point(open_index: Open) -> None:
     index = open_index()
     index.write([point(axis(0), {1: 1.0, 2: 3.0})])
-    index.write([point(axis(0, towards=1, cosine=DUPLICATE_COSINE + 0.01), {2: 1.0, 3: 1.0})])
+    index.write([point(axis(0, towards=1, cosine=DUPLICATE_COSINE + 0.005), {2: 1.0, 3: 1.0})])
     assert index.count() == 1
     (hits,) = index.search(axis(0)[None], "a", 8)
     assert hits.token_ids == (2, 1, 3)
@@ -110,7 +110,7 @@ def test_similar_contexts_share_one_point(open_index: Open) -> None:
 
 def test_similar_contexts_of_one_write_share_one_point(open_index: Open) -> None:
     index = open_index()
-    close = axis(0, towards=1, cosine=0.99)
+    close = axis(0, towards=1, cosine=0.995)
     index.write([point(axis(0), {1: 2.0}), point(close, {2: 2.0}), point(close, {3: 1.0}, tenant="b")])
     assert index.count() == 2
     (hits,) = index.search(axis(0)[None], "a", 8)
@@ -121,7 +121,7 @@ def test_similar_contexts_of_one_write_share_one_point(open_index: Open) -> None
 def test_two_new_contexts_merge_into_one_stored_point(open_index: Open) -> None:
     index = open_index()
     index.write([point(axis(0), {1: 3.0})])
-    left, right = axis(0, 1, cosine=0.98), axis(0, 2, cosine=0.98)  # 0.96 apart: no duplicates themselves
+    left, right = axis(0, 1, cosine=0.992), axis(0, 2, cosine=0.992)  # 0.984 apart: no duplicates
     index.write([point(left, {2: 3.0}), point(right, {3: 3.0})])
     assert index.count() == 1
     (hits,) = index.search(axis(0)[None], "a", 1)
@@ -134,6 +134,19 @@ def test_a_point_keeps_its_heaviest_tokens(open_index: Open) -> None:
     assert index.search(axis(0)[None], "a", 1)[0].token_ids == (2, 3)
     index.write([point(axis(0), {4: 9.0})])
     assert index.search(axis(0)[None], "a", 1)[0].token_ids == (4, 2)
+
+
+def test_a_look_up_yields_the_heaviest_tokens_only(open_index: Open) -> None:
+    index = open_index(tokens_per_lookup=2)
+    index.write([point(axis(0), {1: 1.0, 2: 3.0, 3: 2.0})])
+    assert index.search(axis(0)[None], "a", 1)[0].token_ids == (2, 3)
+
+
+def test_a_query_of_any_length_finds_the_same(open_index: Open) -> None:
+    index = open_index()
+    index.write([point(axis(0, towards=1, cosine=0.8), {1: 1.0})])
+    (hits,) = index.search(10 * axis(0)[None], "a", 1)
+    assert hits.weights == pytest.approx((0.8,), abs=1e-5)
 
 
 def test_points_without_tokens_are_left_out(open_index: Open) -> None:

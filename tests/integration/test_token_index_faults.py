@@ -99,9 +99,9 @@ def test_a_slow_server_is_a_token_index_error(qdrant: Qdrant) -> None:
 @pytest.mark.parametrize(
     "payload",
     [
-        {"token_ids": [1, 2], "weights": [1.0], "merges": 1},
-        {"token_ids": "12", "weights": [1.0, 1.0], "merges": 1},
-        {"token_ids": [1], "weights": ["heavy"], "merges": 1},
+        {"token_ids": "1 2", "weights": "1", "merges": 1},
+        {"token_ids": [1, 2], "weights": [1.0, 1.0], "merges": 1},
+        {"token_ids": "1", "weights": "heavy", "merges": 1},
         {},
         None,
     ],
