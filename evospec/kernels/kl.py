@@ -1,4 +1,5 @@
-"""Forward KL over a vocabulary: softmax, loss and gradient of a root in two reads of its logits."""
+"""Distance of two distributions over a vocabulary: softmax, loss and gradient of a root in two reads of its
+logits for the KL divergence, three for the LK loss (the formulas: `evospec.training.fused_kl`)."""
 
 from __future__ import annotations
 
@@ -41,7 +42,26 @@ def _summary_kernel(logits, lse, best, columns, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _kl_kernel(
+def _losses_of_row(drafter_row, target_row, lse_q, lse_p, columns, BLOCK: tl.constexpr):
+    """Of one root: KL(p || q), the sum of min(p, q), and the sum of q where it is below p."""
+    column = tl.arange(0, BLOCK)
+    loss = tl.zeros((BLOCK,), tl.float32)
+    accepted = tl.zeros((BLOCK,), tl.float32)
+    drawn = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, columns, BLOCK):
+        inside = first + column < columns
+        score = tl.load(drafter_row + first + column, mask=inside, other=-float("inf")).to(tl.float32)
+        log_p = tl.load(target_row + first + column, mask=inside, other=-float("inf")).to(tl.float32) - lse_p
+        log_q = score - lse_q
+        p, q = tl.exp(log_p), tl.exp(log_q)
+        loss += tl.where(p > 0.0, p * (log_p - log_q), 0.0)
+        accepted += tl.minimum(p, q)
+        drawn += tl.where(q < p, q, 0.0)
+    return tl.sum(loss), tl.sum(accepted), tl.sum(drawn)
+
+
+@triton.jit
+def _loss_kernel(
     target_logits,
     target_lse,
     target_best,
@@ -51,6 +71,8 @@ def _kl_kernel(
     losses,
     matches,
     columns,
+    focus,
+    FOCUSED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     root = tl.program_id(0).to(tl.int64)
@@ -60,6 +82,10 @@ def _kl_kernel(
     target_row = target_logits + position * columns
     lse_p = tl.load(target_lse + position)
     lse_q, best = _summary_of_row(drafter_row, columns, BLOCK)
+    if FOCUSED:
+        divergence, accepted, drawn = _losses_of_row(drafter_row, target_row, lse_q, lse_p, columns, BLOCK)
+        of_kl = tl.exp(-focus * accepted)
+        tl.store(losses + root, (of_kl * divergence + (1.0 - of_kl) * (1.0 - accepted)) * weight)
     column = tl.arange(0, BLOCK)
     loss = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, columns, BLOCK):
@@ -68,9 +94,14 @@ def _kl_kernel(
         log_p = tl.load(target_row + first + column, mask=inside, other=-float("inf")).to(tl.float32) - lse_p
         log_q = score.to(tl.float32) - lse_q
         p, q = tl.exp(log_p), tl.exp(log_q)
-        loss += tl.where(p > 0.0, p * (log_p - log_q), 0.0)
-        tl.store(drafter_row + first + column, ((q - p) * weight).to(score.dtype), mask=inside)
-    tl.store(losses + root, tl.sum(loss) * weight)
+        if FOCUSED:
+            gradient = of_kl * (q - p) + (1.0 - of_kl) * q * (drawn - tl.where(q < p, 1.0, 0.0))
+        else:
+            gradient = q - p
+            loss += tl.where(p > 0.0, p * (log_p - log_q), 0.0)
+        tl.store(drafter_row + first + column, (gradient * weight).to(score.dtype), mask=inside)
+    if not FOCUSED:
+        tl.store(losses + root, tl.sum(loss) * weight)
     tl.store(matches + root, best == tl.load(target_best + position))
 
 
@@ -83,15 +114,16 @@ def summarise(logits: Tensor) -> tuple[Tensor, Tensor]:
     return lse, best
 
 
-def kl_gradients(
+def loss_gradients(
     target_logits: Tensor,
     target_lse: Tensor,
     target_best: Tensor,
     decided: Tensor,
     drafter_logits: Tensor,
     weights: Tensor,
+    focus: float,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted KL(p || q) of each root [roots], and whether the argmaxes agree, bool [roots].
+    """Weighted loss of each root [roots], and whether the argmaxes agree, bool [roots].
 
     The weighted gradient to the drafter's logits takes their place.
 
@@ -100,11 +132,12 @@ def kl_gradients(
         decided: the position that each root is measured by, int64 [roots].
         drafter_logits: [roots, vocab], contiguous.
         weights: float32 [roots].
+        focus: as in `evospec.training.fused_kl.LossShape`.
     """
     roots, columns = drafter_logits.shape
     losses = torch.empty(roots, dtype=torch.float32, device=drafter_logits.device)
     matches = torch.empty(roots, dtype=torch.bool, device=drafter_logits.device)
-    _kl_kernel[(roots,)](
+    _loss_kernel[(roots,)](
         target_logits,
         target_lse,
         target_best,
@@ -114,6 +147,8 @@ def kl_gradients(
         losses,
         matches,
         columns,
+        focus,
+        FOCUSED=focus > 0,
         BLOCK=_BLOCK,
         num_warps=16,
     )

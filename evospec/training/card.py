@@ -66,9 +66,10 @@ def _data(provenance: Provenance) -> str:
 
 def _training(provenance: Provenance) -> str:
     result, plan = provenance.result, provenance.training
+    loss = f"LK loss (eta {plan.focus:g})" if plan.focus else "forward KL"
     return (
         f"{result.optimizer_steps:,} steps, {short_count(result.trained_tokens)} tokens in "
-        f"{result.minutes:.1f} minutes; {plan.steps} draft steps unrolled, forward KL over the whole "
+        f"{result.minutes:.1f} minutes; {plan.steps} draft steps unrolled, {loss} over the whole "
         "vocabulary"
     )
 

@@ -154,7 +154,8 @@ def check_resumable(saved: Identity, now: Identity, out: Path) -> None:
     elif saved.corpus != now.corpus:
         reasons.insert(0, "the corpus is another")
     elif saved.config != now.config and not reasons:
-        reasons.append("the drafter has another shape")
+        same_width = saved.config.intermediate_size == now.config.intermediate_size
+        reasons.append("the drafter has another shape" if same_width else "--mlp-factor differs")
     elif saved.initial != now.initial and not reasons:
         reasons.append("--init differs")
     if reasons:

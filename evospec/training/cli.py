@@ -86,6 +86,21 @@ def train(
     learning_rate: Annotated[
         float | None, typer.Option(min=1e-6, help="Peak of the learning rate: 1e-3, or 2e-3 on a CPU.")
     ] = None,
+    mlp_factor: Annotated[
+        int, typer.Option(min=1, max=8, help="Width of the drafter's MLP, in widths of the target's.")
+    ] = 1,
+    focus: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Turn from KL to the share of drafts accepted where that is high already; 0: never."
+        ),
+    ] = 0.0,
+    step_decay: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Weight of each draft step relative to the one before.")
+    ] = 0.8,
+    unreached: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Weight of draft steps that follow a wrong one.")
+    ] = 1.0,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 0.01,
     random_start: Annotated[
         bool,
@@ -135,11 +150,14 @@ def train(
         ema=ema,
         warm_start=not random_start,
         steps=steps or (5 if on_gpu else 3),
+        step_decay=step_decay,
+        unreached=unreached,
+        focus=focus,
         tokens_per_batch=batch_tokens or (16_384 if on_gpu else 256),
         logit_tokens=logit_tokens or (4_096 if on_gpu else 512),
         seed=seed,
     )
-    settings = RunSettings(out, checkpoint_minutes, resume, init)
+    settings = RunSettings(out, checkpoint_minutes, resume, init, mlp_factor)
     try:
         with StopSignal() as stop, show_training(console) as show:
             result = train_drafter(loaded, target, written, plan, settings, show, stop)

@@ -1,17 +1,43 @@
-"""Forward KL from target to drafter over the whole vocabulary, without keeping logits.
+"""The distance from drafter to target over the whole vocabulary, without keeping logits.
 
 The head is frozen, so the gradient with respect to the drafter's hidden state h is
 known in closed form: KL(p || softmax(W h)) has gradient W^T (softmax(W h) - p).
 Loss and gradient are computed some roots at a time in the forward pass; only
 tensors as wide as the hidden state outlive it.
+
+What speculative sampling accepts is a = sum min(p, q), one less the total variation distance. Forward KL
+bounds it, but pays for all of p alike. The LK loss (2602.23881) turns from one to the other as a root is
+learnt:
+
+    loss = m KL(p || q) + (1 - m) (1 - a),   m = exp(-focus a), taken as a constant
+
+    gradient to the logits of q:  m (q - p) + (1 - m) q (A - [q < p]),   A = the sum of q where q < p
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossShape:
+    """What the loss makes of a root beside its KL.
+
+    Attributes:
+        focus: how soon a root turns from KL to acceptance (the LK loss's eta); 0: all is KL.
+        unreached: weight of a draft step, relative to others, at roots where an earlier step is wrong:
+            decoding never gets there.
+    """
+
+    focus: float = 0.0
+    unreached: float = 1.0
+
+
+PLAIN_KL = LossShape()
 
 
 class KLResult(NamedTuple):
@@ -47,14 +73,15 @@ class KLOps(Protocol):
         ...
 
     def terms(
-        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor, focus: float
     ) -> RootTerms:
-        """KL(p || q) of each root, its gradient, and whether the argmaxes agree.
+        """The loss of each root, its gradient, and whether the argmaxes agree.
 
         Args:
             decided: the position that each root is measured by [roots].
             drafter_logits: [roots, vocab]; may be overwritten.
             weights: of each root in the loss, float32 [roots].
+            focus: as in `LossShape`.
         """
         ...
 
@@ -66,14 +93,25 @@ class TorchKL:
         return TargetLogits(logits, torch.logsumexp(logits.float(), dim=-1), logits.argmax(dim=-1))
 
     def terms(
-        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor, focus: float
     ) -> RootTerms:
         log_p = target.logits[decided].float() - target.lse[decided, None]
         log_q = torch.log_softmax(drafter_logits.float(), dim=-1)
-        p = log_p.exp()
-        losses = (p * (log_p - log_q)).sum(dim=-1) * weights
-        gradients = ((log_q.exp() - p) * weights[:, None]).to(drafter_logits.dtype)
-        return RootTerms(losses, gradients, drafter_logits.argmax(dim=-1) == target.best[decided])
+        p, q = log_p.exp(), log_q.exp()
+        losses, gradients = (p * (log_p - log_q)).sum(dim=-1), q - p
+        if focus:
+            accepted = torch.minimum(p, q).sum(dim=-1)  # [roots]
+            below = q < p
+            drawn = (q * below).sum(dim=-1, keepdim=True)
+            of_kl = (-focus * accepted).exp()
+            losses = of_kl * losses + (1 - of_kl) * (1 - accepted)
+            of_kl = of_kl[:, None]
+            gradients = of_kl * gradients + (1 - of_kl) * q * (drawn - below.float())
+        return RootTerms(
+            losses * weights,
+            (gradients * weights[:, None]).to(drafter_logits.dtype),
+            drafter_logits.argmax(dim=-1) == target.best[decided],
+        )
 
 
 class KernelKL:
@@ -85,12 +123,12 @@ class KernelKL:
         return TargetLogits(logits, *summarise(logits))
 
     def terms(
-        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor
+        self, target: TargetLogits, decided: Tensor, drafter_logits: Tensor, weights: Tensor, focus: float
     ) -> RootTerms:
-        from evospec.kernels.kl import kl_gradients
+        from evospec.kernels.kl import loss_gradients
 
-        losses, matches = kl_gradients(
-            target.logits, target.lse, target.best, decided, drafter_logits, weights
+        losses, matches = loss_gradients(
+            target.logits, target.lse, target.best, decided, drafter_logits, weights, focus
         )
         return RootTerms(losses, drafter_logits, matches)
 
@@ -105,6 +143,7 @@ class _FusedKL(torch.autograd.Function):
         head: Tensor,
         weights: Tensor,
         roots_at_once: int,
+        shape: LossShape,
         ops: KLOps,
     ) -> tuple[Tensor, Tensor]:
         steps, roots, _ = drafts.shape
@@ -117,23 +156,25 @@ class _FusedKL(torch.autograd.Function):
             places = decided[part] + torch.arange(steps, device=decided.device)[:, None]  # [steps, part]
             shared, local = torch.unique(places, return_inverse=True)
             target_logits = ops.summarise(target[shared] @ head.T)  # [positions, vocab]
+            reached = torch.ones_like(weights[0, part])
             for step in range(steps):
                 drafter_logits = drafts[step, part] @ head.T  # [part, vocab]
-                terms = ops.terms(target_logits, local[step], drafter_logits, weights[step, part])
+                terms = ops.terms(
+                    target_logits, local[step], drafter_logits, weights[step, part] * reached, shape.focus
+                )
                 losses[step] += terms.losses.sum()
                 matches[step, part] = terms.matches
+                reached = torch.where(terms.matches, reached, shape.unreached)
                 torch.mm(terms.gradients, head, out=gradients[step, part])
         ctx.save_for_backward(gradients)
         ctx.mark_non_differentiable(matches)
         return losses, matches
 
     @staticmethod
-    def backward(
-        ctx: Any, loss_gradient: Tensor, _: Tensor
-    ) -> tuple[Tensor, None, None, None, None, None, None]:
+    def backward(ctx: Any, loss_gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (gradients,) = ctx.saved_tensors
         scaled = gradients * loss_gradient[:, None, None].to(gradients.dtype)
-        return scaled, None, None, None, None, None, None
+        return scaled, None, None, None, None, None, None, None
 
 
 def fused_kl(
@@ -144,9 +185,10 @@ def fused_kl(
     weights: Tensor,
     *,
     roots_at_once: int,
+    shape: LossShape = PLAIN_KL,
     ops: KLOps | None = None,
 ) -> KLResult:
-    """Weighted forward KL of all draft steps.
+    """Weighted loss of all draft steps: forward KL, or as `shape` says.
 
     Args:
         drafts: the drafter's normed hidden states at the roots [steps, roots, hidden].
@@ -156,8 +198,9 @@ def fused_kl(
         head: LM head rows [vocab, hidden], frozen.
         weights: of each root and step, float32 [steps, roots]; 0 leaves it out.
         roots_at_once: roots whose logits exist at one time.
+        shape: what counts how much.
         ops: how; plain PyTorch when left out.
     """
     ops = TorchKL() if ops is None else ops
-    losses, matches = _FusedKL.apply(drafts, target, decided, head, weights, roots_at_once, ops)
+    losses, matches = _FusedKL.apply(drafts, target, decided, head, weights, roots_at_once, shape, ops)
     return KLResult(losses, matches)

@@ -28,6 +28,7 @@ from evospec.training.seeds import Seeds
 from evospec.training.split import split_documents
 from evospec.training.stopping import StopSignal
 from evospec.training.trainer import DrafterTrainer
+from evospec.training.warm_start import widened
 
 _CORE_RANKS = 65_536  # most that ship with a drafter
 _LONGEST = 8192  # positions that a drafter is made for, when its target reaches as far
@@ -43,12 +44,15 @@ class RunSettings:
     Attributes:
         resume: continue the run that the folder holds a checkpoint of.
         initial: drafter to begin with: a folder or a shipped name.
+        mlp_factor: width of the drafter's MLP, in widths of the target's; that of `initial` where it
+            is wider.
     """
 
     out: Path
     checkpoint_minutes: float = 2.0
     resume: bool = False
     initial: str | None = None
+    mlp_factor: int = 1
 
 
 def drafter_config(target: Target, target_name: str, longest: int) -> DrafterConfig:
@@ -127,7 +131,7 @@ def train_drafter(
     initial = None if settings.initial is None else load_initial(settings.initial, target, target_name)
     identity = Identity(
         plan=plan if checkpoint is None else replace(plan, minutes=checkpoint.record.identity.plan.minutes),
-        config=_run_config(target, target_name, checkpoint, initial),
+        config=_run_config(target, target_name, checkpoint, initial, settings.mlp_factor),
         corpus=fingerprint_corpus(corpus),
         initial=None if initial is None else initial.origin,
     )
@@ -148,22 +152,31 @@ def train_drafter(
         run.resume(checkpoint)
     elif initial is not None:
         indices = inputs.split.training[:: max(len(inputs.split.training) // _SCALED_ON, 1)]
-        trainer.start_from(initial.drafter, [corpus[int(index)] for index in indices[:_SCALED_ON]])
+        drafter = widened(initial.drafter, identity.config.intermediate_size)
+        trainer.start_from(drafter, [corpus[int(index)] for index in indices[:_SCALED_ON]])
     run.train(report, stop)
     return conclude(run, inputs, target_name)
 
 
 def _run_config(
-    target: Target, target_name: str, checkpoint: Checkpoint | None, initial: InitialDrafter | None
+    target: Target,
+    target_name: str,
+    checkpoint: Checkpoint | None,
+    initial: InitialDrafter | None,
+    mlp_factor: int,
 ) -> DrafterConfig:
-    """Shape of the drafter to train: that of the drafter it goes on from, or the target's own."""
+    """Shape of the drafter to train: that of the drafter it goes on from, or the target's own, with the MLP
+    at least as wide as asked for."""
     fresh = drafter_config(target, target_name, longest=_LONGEST)
     shape = fresh if initial is None else initial.drafter.config
     if checkpoint is not None:
         saved = checkpoint.record.identity
         shape = fresh if saved.initial is None else saved.config
         fresh = fresh.model_copy(update={"target_name": saved.config.target_name})
-    return shape.model_copy(update=fresh.model_dump(include=_OF_TARGET))
+    width = max(shape.intermediate_size, mlp_factor * fresh.intermediate_size)
+    return shape.model_copy(
+        update={**fresh.model_dump(include=_OF_TARGET), "intermediate_size": width},
+    )
 
 
 def _continued(saved: Identity, now: Identity, out: Path) -> Identity:

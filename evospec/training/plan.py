@@ -24,6 +24,8 @@ class TrainingPlan:
         warm_start: begin from the target's own last layer, not from random weights.
         steps: draft steps unrolled (EAGLE-3 uses 5 to 7).
         step_decay: weight of step j is step_decay ** j (EAGLE-3: 0.8).
+        unreached: weight of a step in addition, at roots where an earlier step is wrong; 1: as elsewhere.
+        focus: how soon a root turns from KL to acceptance, as in `LossShape`; 0: never.
         tokens_per_batch: padded tokens per optimiser step.
         logit_tokens: positions whose full-vocabulary logits exist at one time.
         longest: documents are cut to this many tokens.
@@ -39,6 +41,8 @@ class TrainingPlan:
     warm_start: bool = True
     steps: int = 5
     step_decay: float = 0.8
+    unreached: float = 1.0
+    focus: float = 0.0
     tokens_per_batch: int = 16_384
     logit_tokens: int = 4_096
     longest: int = LONGEST_DOCUMENT

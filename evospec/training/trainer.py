@@ -1,4 +1,4 @@
-"""Trains an EAGLE-3 drafter against its target: training-time test, full-vocabulary forward KL."""
+"""Trains an EAGLE-3 drafter against its target: training-time test, loss over the full vocabulary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from evospec.models.unroll import DraftStep, unroll
 from evospec.training.batch import Batch
 from evospec.training.corpus import Corpus, Document
 from evospec.training.ema import WeightAverage
-from evospec.training.fused_kl import KernelKL, KLOps, KLResult, TorchKL, fused_kl
+from evospec.training.fused_kl import KernelKL, KLOps, KLResult, LossShape, TorchKL, fused_kl
 from evospec.training.memory import memory_errors, training_advice
 from evospec.training.order import Position, batches_from
 from evospec.training.plan import TrainingPlan
@@ -167,6 +167,7 @@ class DrafterTrainer:
             head,
             weights,
             roots_at_once=self.plan.logit_tokens,
+            shape=LossShape(self.plan.focus, self.plan.unreached),
             ops=self._kl,
         )
 

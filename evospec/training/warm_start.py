@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
-from evospec.models.drafter import Drafter
+from evospec.models.drafter import MLP, Drafter
 from evospec.models.target import Target
 
 
@@ -42,11 +43,9 @@ def start_from_target(drafter: Drafter, target: Target) -> bool:
         weight = ours.self_attn.get_submodule(name).get_parameter("weight")
         weight[:, :hidden] = 0.0  # the embedding's half
         weight[:, hidden:] = theirs.weight.float()
+    copy_mlp(ours.mlp, mlp)
     for mine, theirs in (
         (ours.self_attn.o_proj, attention.o_proj),
-        (ours.mlp.gate_proj, mlp.gate_proj),
-        (ours.mlp.up_proj, mlp.up_proj),
-        (ours.mlp.down_proj, mlp.down_proj),
         (ours.hidden_norm, parts["input_layernorm"]),
         (ours.post_attention_layernorm, parts["post_attention_layernorm"]),
         (drafter.norm, body.norm),
@@ -55,3 +54,31 @@ def start_from_target(drafter: Drafter, target: Target) -> bool:
     drafter.fc.weight.zero_()
     drafter.fc.weight[:, -hidden:] = torch.eye(hidden)
     return True
+
+
+@torch.no_grad()
+def copy_mlp(mine: MLP, theirs: nn.Module) -> None:
+    """Takes over a gated MLP that is as wide or narrower. Units beyond it keep their first weights,
+    but nothing reads them yet: the two compute the same."""
+    size = theirs.get_submodule("gate_proj").get_parameter("weight").shape[0]
+    for name in ("gate_proj", "up_proj"):
+        mine.get_submodule(name).get_parameter("weight")[:size] = theirs.get_submodule(name).get_parameter(
+            "weight"
+        )
+    mine.down_proj.weight[:, :size] = theirs.get_submodule("down_proj").get_parameter("weight")
+    mine.down_proj.weight[:, size:] = 0.0
+
+
+@torch.no_grad()
+def widened(drafter: Drafter, intermediate_size: int) -> Drafter:
+    """A drafter that computes the same, with room to learn more: an MLP of so many units, no fewer."""
+    config = drafter.config
+    if config.intermediate_size == intermediate_size:
+        return drafter
+    wide = Drafter(config.model_copy(update={"intermediate_size": intermediate_size}))
+    tensors = drafter.state_dict()
+    kept = {name: tensor for name, tensor in tensors.items() if ".mlp." not in name}
+    wide.load_state_dict({**wide.state_dict(), **kept})
+    wide.to(device=drafter.device)
+    copy_mlp(wide.layer.mlp, drafter.layer.mlp)
+    return wide

@@ -13,15 +13,17 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from evospec.kernels import attend, attention, gate, norm, project, project_pair, rotary, sample
+from evospec.kernels import attend, attention, gate, kl, norm, project, project_pair, rotary, sample
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
-    **dict.fromkeys(("partial", "maxima", "sums", "heat"), "*fp32"),
-    **dict.fromkeys(("scale", "eps", "first_eps", "second_eps"), "fp32"),
+    **dict.fromkeys(("target_best", "decided", "best"), "*i64"),
+    **dict.fromkeys(("partial", "maxima", "sums", "heat", "target_lse", "lse", "weights", "losses"), "*fp32"),
+    **dict.fromkeys(("scale", "eps", "first_eps", "second_eps", "focus"), "fp32"),
+    "matches": "*i1",
 }
 NUMBERS = [
     "first_slot",
@@ -120,6 +122,8 @@ def variants(itemsize: int) -> Iterator[Variant]:
     for flag in (False, True):
         yield Variant(gate._gate_kernel, {"GELU": flag, "BLOCK": 1024})
         yield Variant(norm._add_norm_kernel, {"HAS_DELTA": flag, "SCALES_WIDE": flag, "BLOCK": 1024})
+        yield Variant(kl._loss_kernel, {"FOCUSED": flag, "BLOCK": 4096}, warps=16)
+    yield Variant(kl._summary_kernel, {"BLOCK": 4096}, warps=16)
     yield Variant(sample._sample_kernel, {"BLOCK": 2048}, warps=8)
 
 

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import kl_div, log_softmax
+from torch.nn.functional import kl_div, log_softmax, softmax
 
 from evospec.training.batch import Batch
 from evospec.training.corpus import Document
-from evospec.training.fused_kl import fused_kl
+from evospec.training.fused_kl import LossShape, fused_kl
 
 VOCAB, HIDDEN, STEPS = 37, 8, 3
 
@@ -25,6 +25,24 @@ def plain_kl(drafts: Tensor, target: Tensor, decided: Tensor, head: Tensor, weig
         log_q = log_softmax(drafts[step] @ head.T, dim=-1)
         divergence = kl_div(log_q, log_p, log_target=True, reduction="none").sum(dim=-1)
         losses.append((divergence * weights[step]).sum())
+    return torch.stack(losses)
+
+
+def acceptance_loss(
+    drafts: Tensor, target: Tensor, decided: Tensor, head: Tensor, weights: Tensor, shape: LossShape
+) -> Tensor:
+    """The shaped loss by autograd, all logits at once."""
+    losses = []
+    reached = torch.ones(drafts.shape[1])
+    for step in range(len(drafts)):
+        p = softmax(target[decided + step] @ head.T, dim=-1)
+        q = softmax(drafts[step] @ head.T, dim=-1)
+        accepted = torch.minimum(p, q).sum(dim=-1)
+        of_kl = torch.exp(-shape.focus * accepted).detach()
+        divergence = (p * (p / q).log()).sum(dim=-1)
+        loss = of_kl * divergence + (1 - of_kl) * (1 - accepted)
+        losses.append((loss * weights[step] * reached).sum())
+        reached = torch.where(p.argmax(dim=-1) == q.argmax(dim=-1), reached, shape.unreached)
     return torch.stack(losses)
 
 
@@ -54,6 +72,46 @@ def test_equals_the_plain_loss_and_its_gradient(roots_at_once: int) -> None:
     for step in range(STEPS):
         best = (target[decided + step] @ head.T).argmax(dim=-1)
         assert torch.equal(result.matches[step], (drafts[step] @ head.T).argmax(dim=-1) == best)
+
+
+@pytest.mark.parametrize("shape", [LossShape(focus=3.0), LossShape(unreached=0.3), LossShape(0.7, 0.0)])
+def test_a_shaped_loss_and_its_gradient(shape: LossShape) -> None:
+    drafts, target = inputs(roots=40, seed=1)
+    head = torch.randn(VOCAB, HIDDEN)
+    decided = torch.arange(40)
+    with torch.no_grad():  # some drafts are right, so that later steps are reached
+        drafts[:, ::2] = 0.5 * drafts[:, ::2] + torch.stack(
+            [target[decided[::2] + step] for step in range(STEPS)]
+        )
+    weights = torch.rand(STEPS, 40)
+
+    expected = acceptance_loss(drafts, target, decided, head, weights, shape)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), drafts)
+    result = fused_kl(drafts, target, decided, head, weights, roots_at_once=16, shape=shape)
+    (gradient,) = torch.autograd.grad(result.losses.sum(), drafts)
+
+    torch.testing.assert_close(result.losses, expected)
+    torch.testing.assert_close(gradient, expected_gradient)
+    assert 0.2 < result.matches.float().mean() < 0.8
+
+
+def test_a_step_after_a_wrong_one_counts_as_little_as_asked() -> None:
+    target = torch.randn(9, HIDDEN)
+    decided = torch.arange(4)
+    head = torch.randn(VOCAB, HIDDEN)
+    drafts = torch.stack([target[decided + step] for step in range(STEPS)])
+    drafts[0, 1] *= -1  # root 1 is wrong at once, root 2 at step 1
+    drafts[1, 2] *= -1
+    drafts = (drafts + 0.01).requires_grad_()
+    gradients = {}
+    for unreached in (0.0, 1.0):
+        shape = LossShape(unreached=unreached)
+        result = fused_kl(drafts, target, decided, head, torch.ones(STEPS, 4), roots_at_once=3, shape=shape)
+        (gradients[unreached],) = torch.autograd.grad(result.losses.sum(), drafts)
+    left_out = torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
+    assert not gradients[0.0][left_out].any()
+    assert torch.equal(gradients[0.0][~left_out], gradients[1.0][~left_out])
+    assert gradients[1.0][left_out].any(dim=-1).all()
 
 
 def test_equal_distributions_cost_nothing() -> None:

@@ -230,6 +230,24 @@ def test_gguf_is_converted_once_for_its_content(cache: Path, tmp_path: Path) -> 
     assert resolve_target(str(tmp_path / "tiny.gguf")) != folder
 
 
+def test_a_conversion_parses_the_file_once(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsing a vocabulary of 150,000 takes ten seconds; transformers asks for it three times."""
+    parsed: list[str] = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    write_gguf(tmp_path / "tiny.gguf")
+    resolve_target(str(tmp_path / "tiny.gguf"))
+    assert len(parsed) == 1
+    assert gguf.GGUFReader is Counting  # put back as it was
+
+
 def test_other_file_is_no_gguf(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"PK\x03\x04")
     with pytest.raises(ModelNotFoundError, match="not a GGUF file"):

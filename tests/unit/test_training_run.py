@@ -102,6 +102,34 @@ def test_the_folder_of_a_finished_run(tmp_path: Path) -> None:
     assert str(tmp_path) not in card + (tmp_path / "out" / "provenance.json").read_text()
 
 
+def test_a_run_with_another_loss_and_a_wider_mlp(tmp_path: Path) -> None:
+    """Says what it was made with, and is continued and gone on from in its own width."""
+    corpus, target = tiny_corpus(tmp_path / "corpus"), tiny_target()
+    plan = replace(PLAN, focus=3.0, step_decay=1.0, unreached=0.5)
+    train_tiny(corpus, tmp_path / "plain", target=target)
+    whole = tmp_path / "whole"
+    train_tiny(corpus, whole, target=target, plan=plan, mlp_factor=2)
+    assert not same_tensors(weights_of(whole), weights_of(tmp_path / "plain"))
+    width = target.model.config.intermediate_size
+    assert weights_of(whole)["layers.0.mlp.up_proj.weight"].shape[0] == 2 * width
+    assert (
+        load_drafter(whole, torch.float32, torch.device("cpu")).drafter.config.intermediate_size == 2 * width
+    )
+    assert "LK loss (eta 3) over the whole vocabulary" in (whole / "README.md").read_text()
+    assert Provenance.model_validate_json((whole / "provenance.json").read_bytes()).training == plan
+
+    interrupted(corpus, tmp_path / "parts", 4, plan=plan, mlp_factor=2)
+    with pytest.raises(EvoSpecError, match=r"focus is 0\.0, was 3\.0"):
+        train_tiny(corpus, tmp_path / "parts", resume=True, mlp_factor=2)
+    with pytest.raises(EvoSpecError, match="--mlp-factor differs"):
+        train_tiny(corpus, tmp_path / "parts", plan=plan, resume=True)
+    train_tiny(corpus, tmp_path / "parts", plan=plan, resume=True, mlp_factor=2)
+    assert same_tensors(weights_of(tmp_path / "parts"), weights_of(whole))
+
+    train_tiny(corpus, tmp_path / "second", target=target, initial=str(whole))
+    assert weights_of(tmp_path / "second")["layers.0.mlp.up_proj.weight"].shape[0] == 2 * width
+
+
 def test_checkpoints_on_the_way_hold_a_drafter_that_loads(tmp_path: Path) -> None:
     seen = []
 
