@@ -65,6 +65,11 @@ COUNTERS = (
     Series("evospec_index_skipped", "Look-ups not made.", lambda s: s.index.skipped),
     Series("evospec_registry_failures", "Registry calls that failed.", lambda s: s.weights.registry_failures),
     Series("evospec_adapter_rollbacks", "Swaps to a lower version.", lambda s: s.weights.rollbacks),
+    Series(
+        "evospec_adapters_missing",
+        "Polls of the registry that found the wanted adapter version gone.",
+        lambda s: s.weights.missing,
+    ),
     Series("evospec_adapters_refused", "Adapter versions refused.", lambda s: s.weights.refused),
 )
 GAUGES = (

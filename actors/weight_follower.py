@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from actors.adoption import Adoption
-from evospec.errors import EngineFailedError, EvoSpecError, RegistryError, WireError
+from evospec.errors import EngineFailedError, EvoSpecError, RegistryError, VersionMissingError, WireError
 from evospec.models.adapter import AdapterWeights
-from evospec.ports import RegistryFactory, WeightRegistry
+from evospec.ports import ACKNOWLEDGED_FOR_S, RegistryFactory, WeightRegistry
 
 logger = logging.getLogger(__name__)
 
 JITTER = 0.25  # replicas started together shall not poll together
 MAX_PAUSE_S = 30.0
 SWAP_TIMEOUT_S = 60.0
+ACKNOWLEDGE_EVERY_S = ACKNOWLEDGED_FOR_S / 3
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class FollowerCounts:
     rollbacks: int = 0  # swaps to a lower version
     polls: int = 0
     registry_failures: int = 0
+    missing: int = 0  # polls that found the wanted version's bytes gone
     refused: int = 0  # versions that did not pass the checks
     not_applied: int = 0  # swaps that the engine did not get to
 
@@ -36,7 +39,9 @@ class WeightFollower:
 
     What the registry's rollout wants of this replica is the truth, and may be an older version, or
     0, the base; a registry without data (serial 0) wants nothing. Whatever fails, the version at
-    hand stays. A version that was refused is not fetched again before another one was wanted.
+    hand stays. A version that was refused is not fetched again before another one was wanted; one
+    that is missing is looked for at each poll. What runs is acknowledged again and again, so that
+    replicas that are gone are told from those that have nothing to change.
     """
 
     def __init__(self, replica: str, registry: RegistryFactory, adoption: Adoption, poll_s: float) -> None:
@@ -50,6 +55,7 @@ class WeightFollower:
         self._serial = 0
         self._refused: int | None = None
         self._acknowledged: int | None = None
+        self._acknowledge_by_s = 0.0
         self._failed_polls = 0
         self._logged: set[str] = set()
         self._stopping = threading.Event()
@@ -88,10 +94,15 @@ class WeightFollower:
             self._acknowledged = None  # the registry lost its data, acknowledgements with it
         self._serial = rollout.serial
         applied = rollout.serial == 0 or self._follow(registry, rollout.wanted(self._replica))
-        if self._acknowledged != self._counts.version:
-            registry.acknowledge(self._replica, self._counts.version)
-            self._acknowledged = self._counts.version
+        self._acknowledge(registry)
         self._failed_polls = 0 if applied else self._failed_polls + 1
+
+    def _acknowledge(self, registry: WeightRegistry) -> None:
+        now, version = time.monotonic(), self._counts.version
+        if self._acknowledged == version and now < self._acknowledge_by_s:
+            return
+        registry.acknowledge(self._replica, version)
+        self._acknowledged, self._acknowledge_by_s = version, now + ACKNOWLEDGE_EVERY_S
 
     def _follow(self, registry: WeightRegistry, wanted: int) -> bool:
         """False when the engine did not get to the swap: to be tried again, but not at once."""
@@ -102,6 +113,9 @@ class WeightFollower:
         try:
             adapter = self._adoption.build(registry.fetch(wanted)) if wanted else AdapterWeights(0, {})
             self._swap(adapter)
+        except VersionMissingError as error:
+            self._counts.missing += 1
+            self._warn_once(f"version {wanted} missing", error)
         except WireError as error:
             self._refused = wanted
             self._counts.refused += 1

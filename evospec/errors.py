@@ -35,6 +35,10 @@ class RegistryError(EvoSpecError):
     """The weight registry cannot be reached or refused an operation."""
 
 
+class VersionMissingError(RegistryError):
+    """The weight registry answers, but does not have a version, or not its bytes (any more)."""
+
+
 class StalePublisherError(RegistryError):
     """The publisher's epoch or version is behind the registry's: another aligner took over."""
 

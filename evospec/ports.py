@@ -21,6 +21,9 @@ from evospec.wire import (
     VersionedWeights,
 )
 
+# A replica that has not acknowledged its version for so long is taken to be gone.
+ACKNOWLEDGED_FOR_S = 90
+
 
 class WeightRegistry(Protocol):
     """Versioned adapter weights, shared by all replicas.
@@ -45,6 +48,7 @@ class WeightRegistry(Protocol):
         """Manifest and bytes of a version, with length, hash and signature verified.
 
         Raises:
+            VersionMissingError: it was trimmed, or its bytes are lost.
             WireError: what is stored is not that version, intact and signed as configured.
         """
         ...
@@ -81,11 +85,11 @@ class WeightRegistry(Protocol):
         ...
 
     def acknowledge(self, replica: str, version: int) -> None:
-        """Records that `replica` now decodes with `version`."""
+        """Records that `replica` decodes with `version`, for `ACKNOWLEDGED_FOR_S` seconds from now."""
         ...
 
     def acknowledgements(self) -> dict[str, int]:
-        """Version last acknowledged by each replica."""
+        """Version last acknowledged by each replica; those that fell silent are left out."""
         ...
 
     def wait(self, timeout_s: float) -> bool:

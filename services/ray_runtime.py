@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20  # traces and look-ups only; weights go through the registry
 PROBE_S = 0.2
+PROXY_MIDDLEWARES = "services.unanswered:middlewares"
 
 # How an error of ours reads inside the traceback that Ray reports of another process.
 _OWN_ERROR = re.compile(r"(?:evospec|actors|services)\.[\w.]*Error: (.+)")
@@ -116,11 +117,12 @@ def _logged(work: Callable[[], object]) -> None:
 
 
 def _prepare_environment() -> None:
-    """Decides on authentication before Ray does, and keeps Ray from reporting usage.
+    """Decides on authentication before Ray does, keeps Ray from reporting usage, and adds to Serve's proxy.
 
     Ray's daemons read these variables, so they stay set.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_MIDDLEWARES)
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     # A token that lives as long as this process; without it Ray writes one to the home folder.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +19,33 @@ MAX_MANIFEST_BYTES = 1 << 20
 Raw = bytes | str | None
 
 _NAMES = TypeAdapter(list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class KeptVersions:
+    """The versions that a registry keeps, by number, oldest first.
+
+    Attributes:
+        manifests: of those that are intact.
+        states: of all whose state can be read.
+        damaged: what is wrong with the manifests or states of the others.
+    """
+
+    manifests: dict[int, Manifest]
+    states: dict[int, VersionState]
+    damaged: dict[int, str]
+
+    @classmethod
+    def read(cls, records: Mapping[int, Sequence[Raw]]) -> KeptVersions:
+        """Reads what is stored of each version: manifest, digest and state."""
+        kept = cls({}, {}, {})
+        for version, (manifest, digest, state) in records.items():
+            try:
+                kept.states[version] = read_state(version, state)
+                kept.manifests[version] = read_manifest(version, manifest, digest, state)
+            except WireError as error:
+                kept.damaged[version] = str(error)
+        return kept
 
 
 def digest_of(manifest: str | bytes) -> str:
@@ -46,7 +74,7 @@ def read_manifest(version: int, manifest: Raw, digest: Raw, state: Raw) -> Manif
     read = Manifest.from_json(manifest)
     if read.version != version:
         raise WireError(f"version {version}: its manifest is that of version {read.version}")
-    return read.model_copy(update={"state": _state(version, state)})
+    return read.model_copy(update={"state": read_state(version, state)})
 
 
 def read_weights(version: int, manifest: Manifest, blob: bytes, key: str | None) -> VersionedWeights:
@@ -114,7 +142,8 @@ def text_of(raw: bytes | str) -> str:
     return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
 
 
-def _state(version: int, raw: Raw) -> VersionState:
+def read_state(version: int, raw: Raw) -> VersionState:
+    """Raises WireError for what is no state."""
     for state in get_args(VersionState):
         if raw is not None and text_of(raw) == state:
             return state

@@ -10,6 +10,7 @@
 {namespace}:quarantine         sorted set of the blobs' SHA-256 that were revoked, latest last
 {namespace}:events             capped stream: the audit trail
 {namespace}:acknowledgements   hash: replica -> version it decodes with
+{namespace}:alive:{replica}    expires by itself unless the replica acknowledges again
 {namespace}:staged:{token}     blob on its way in, expires by itself; {token}:t its training state
 {namespace}:wakeup             pub/sub channel
 """
@@ -33,6 +34,9 @@ class Keys:
 
     def training_state(self, version: int) -> str:
         return f"{self.namespace}:t:{version}"
+
+    def alive(self, replica: str) -> str:
+        return f"{self.namespace}:alive:{replica}"
 
     def record(self, version: int) -> str:
         return f"{self.namespace}:m:{version}"

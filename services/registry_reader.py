@@ -5,11 +5,13 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import cast
 
-from evospec.errors import RegistryError
-from evospec.wire import Manifest, Rollout, RolloutEvent, VersionedWeights
+from evospec.errors import VersionMissingError
+from evospec.ports import ACKNOWLEDGED_FOR_S
+from evospec.wire import Rollout, RolloutEvent, VersionedWeights
 from services.redis_connection import connect, redis_errors
 from services.registry_contents import (
     MAX_MANIFEST_BYTES,
+    KeptVersions,
     Raw,
     check_size,
     read_event,
@@ -79,7 +81,8 @@ class RegistryReader:
         """Manifest and blob of `version`, verified.
 
         Raises:
-            RegistryError: the server is away, or has no such version (any more).
+            RegistryError: the server is away.
+            VersionMissingError: it has no such version (any more).
             WireError: what is stored is too large, damaged, not signed as configured,
                 or the manifest of another version.
         """
@@ -111,12 +114,11 @@ class RegistryReader:
                 stored, seal = both.execute()
         return None if stored is None else read_training_state(version, stored, seal, self._signing_key)
 
-    def manifests(self) -> list[Manifest]:
-        """Manifests of the versions kept, oldest first; their blobs are neither read nor checked.
+    def kept_versions(self) -> KeptVersions:
+        """Manifests and states of the versions kept; their blobs are neither read nor checked.
 
         Raises:
             RegistryError: the server is away.
-            WireError: a manifest is damaged.
         """
         with self._errors("list the versions"):
             members = cast("list[Raw]", self._control.zrange(self._keys["versions"], 0, -1))
@@ -127,7 +129,7 @@ class RegistryReader:
                 records = each.execute()
         # One that was trimmed between the two commands is gone.
         kept = zip(versions, records, strict=True)
-        return [read_manifest(version, *fields) for version, fields in kept if fields[0] is not None]
+        return KeptVersions.read({version: fields for version, fields in kept if fields[0] is not None})
 
     def events(self, limit: int = 100) -> list[RolloutEvent]:
         """The latest entries of the audit trail, oldest first."""
@@ -138,21 +140,31 @@ class RegistryReader:
         return [read_event(self._address, entry, fields or {}) for entry, fields in reversed(latest)]
 
     def acknowledge(self, replica: str, version: int) -> None:
-        """Records that `replica` now decodes with `version`."""
-        with self._errors(f"acknowledge version {version}"):
-            self._control.hset(self._keys["acknowledgements"], replica, version)
+        """Records that `replica` decodes with `version`, for `ACKNOWLEDGED_FOR_S` seconds from now."""
+        with (
+            self._errors(f"acknowledge version {version}"),
+            self._control.pipeline(transaction=True) as both,
+        ):
+            both.hset(self._keys["acknowledgements"], replica, version)
+            both.set(self._keys.alive(replica), "", ex=ACKNOWLEDGED_FOR_S)
+            both.execute()
 
     def acknowledgements(self) -> dict[str, int]:
-        """Version last acknowledged by each replica.
-
-        One whose version is not kept any more is left out at the next publication, so that
-        replicas long gone don't add up.
-        """
+        """Version last acknowledged by each replica; those that fell silent are left out."""
         with self._errors("read the acknowledgements"):
             seen = self._control.hgetall(self._keys["acknowledgements"])
+            versions = {
+                text_of(replica): read_number(self._address, "an acknowledgement", version)
+                for replica, version in seen.items()
+            }
+            with self._control.pipeline(transaction=False) as each:
+                for replica in versions:
+                    each.get(self._keys.alive(replica))
+                alive = each.execute()
         return {
-            text_of(replica): read_number(self._address, "an acknowledgement", version)
-            for replica, version in seen.items()
+            replica: version
+            for (replica, version), life in zip(versions.items(), alive, strict=True)
+            if life is not None
         }
 
     def wait(self, timeout_s: float) -> bool:
@@ -170,8 +182,8 @@ class RegistryReader:
     def _errors(self, action: str) -> AbstractContextManager[None]:
         return redis_errors(self._address, action, self._setting)
 
-    def _missing(self, version: int) -> RegistryError:
-        return RegistryError(
+    def _missing(self, version: int) -> VersionMissingError:
+        return VersionMissingError(
             f"version {version} is not in {self._address}: it was trimmed, or the server was flushed; "
             "read the rollout again"
         )

@@ -113,12 +113,11 @@ local function trim()
   end
 end
 
--- Replicas that are gone, or hang on a version that is: the hash stays small.
+-- Those that are gone: the hash stays small.
 local function forget_replicas()
-  if redis.call('ZCARD', versions_key) < keep then return end
   local seen = redis.call('HGETALL', acknowledgements_key)
   for i = 1, #seen, 2 do
-    if seen[i + 1] ~= now.stable and not redis.call('ZSCORE', versions_key, seen[i + 1]) then
+    if redis.call('EXISTS', prefix .. 'alive:' .. seen[i]) == 0 then
       redis.call('HDEL', acknowledgements_key, seen[i])
     end
   end

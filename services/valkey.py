@@ -238,9 +238,11 @@ def _spawn(binary: Path, folder: Path, settings: str) -> subprocess.Popen[bytes]
     with tempfile.TemporaryFile() as source, (folder / LOG_NAME).open("wb") as log:
         source.write(settings.encode())
         source.seek(0)
-        # A session of its own: Ctrl-C in the terminal reaches the owner, who stops it in order.
+        # A group of its own: Ctrl-C in the terminal reaches the owner, who stops it in order. But no
+        # session of its own: Linux shares processors out by session (autogroup), and Ray's many
+        # workers, which yield to other programs of their session (nice 15), would starve it.
         return subprocess.Popen(
-            command, stdin=source, stdout=log, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+            command, stdin=source, stdout=log, stderr=subprocess.STDOUT, cwd=folder, process_group=0
         )
 
 

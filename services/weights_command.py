@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,13 +12,12 @@ from typing import Any
 
 from evospec.config import RegistryConfig
 from evospec.errors import EvoSpecError, RegistryError, WireError
-from evospec.wire import Decision, Manifest, Rollout, RolloutEvent, VersionState
+from evospec.wire import Decision, Manifest, Rollout, RolloutEvent
 from services.registry import RedisWeightRegistry, open_registry
+from services.registry_contents import KeptVersions
 from services.rollout_preview import Holdings, Outcome, preview
 from services.settings import load_config
 from services.urls import redact
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +25,7 @@ class Overview:
     """State of a registry; `replicas` maps each replica to the version it acknowledged."""
 
     rollout: Rollout
-    manifests: tuple[Manifest, ...]
+    kept: KeptVersions
     replicas: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
@@ -35,7 +33,8 @@ class Overview:
             "stable": self.rollout.stable,
             "candidate": self.rollout.candidate,
             "canary": sorted(self.rollout.canary),
-            "versions": [json.loads(manifest.to_json()) for manifest in self.manifests],
+            "versions": [json.loads(manifest.to_json()) for manifest in self.kept.manifests.values()],
+            "damaged": self.kept.damaged,
             "replicas": self.replicas,
         }
 
@@ -65,17 +64,24 @@ def login_name() -> str:
 
 def read_overview(settings: RegistryConfig) -> Overview:
     with _opened(settings) as registry:
-        return Overview(registry.rollout(), tuple(registry.manifests()), registry.acknowledgements())
+        return Overview(registry.rollout(), registry.kept_versions(), registry.acknowledgements())
 
 
 def version_manifest(settings: RegistryConfig, version: int) -> Manifest:
-    """Raises RegistryError when the registry has no such version (any more)."""
+    """The manifest of one version.
+
+    Raises:
+        RegistryError: the registry has no such version (any more).
+        WireError: its manifest is damaged.
+    """
     with _opened(settings) as registry:
-        manifests = {manifest.version: manifest for manifest in registry.manifests()}
-    if version not in manifests:
-        kept = ", ".join(map(str, sorted(manifests))) or "none"
+        found = registry.kept_versions()
+    if version in found.damaged:
+        raise WireError(found.damaged[version])
+    if version not in found.manifests:
+        kept = ", ".join(map(str, sorted(found.manifests | found.damaged))) or "none"
         raise RegistryError(f"the registry has no version {version}; it keeps {kept}")
-    return manifests[version]
+    return found.manifests[version]
 
 
 def read_log(settings: RegistryConfig, limit: int) -> list[RolloutEvent]:
@@ -94,29 +100,18 @@ def decide(settings: RegistryConfig, decision: Decision, *, dry_run: bool) -> Ou
     """
     with _opened(settings) as registry:
         _check_intact(registry, decision)
+        before = _holdings(registry)
         if dry_run:
-            before = Holdings(registry.rollout(), _states(registry))
             address = redact(str(settings.url))
             after = preview(decision, before, lambda version: _is_there(registry, version), address)
         else:
-            before = _readable_holdings(registry)
             registry.decide(decision)
-            after = _readable_holdings(registry)
+            after = _holdings(registry)
         return Outcome(decision, before, after, registry.acknowledgements(), dry_run)
 
 
-def _states(registry: RedisWeightRegistry) -> dict[int, VersionState]:
-    return {manifest.version: manifest.state for manifest in registry.manifests()}
-
-
-def _readable_holdings(registry: RedisWeightRegistry) -> Holdings:
-    """For the report only: no damaged manifest keeps an operator from rolling back."""
-    try:
-        states = _states(registry)
-    except WireError as error:
-        logger.warning("not all states can be told: %s", error)
-        states = {}
-    return Holdings(registry.rollout(), states)
+def _holdings(registry: RedisWeightRegistry) -> Holdings:
+    return Holdings(registry.rollout(), registry.kept_versions().states)
 
 
 def _check_intact(registry: RedisWeightRegistry, decision: Decision) -> None:

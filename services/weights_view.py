@@ -17,7 +17,8 @@ MAX_NAMES = 4  # of replicas in one cell, beside the canaries
 
 def show_overview(overview: Overview) -> None:
     console, rollout = Console(), overview.rollout
-    if not overview.manifests and not rollout.serial:
+    kept = overview.kept
+    if not kept.manifests and not kept.damaged and not rollout.serial:
         console.print("nothing was published: replicas run the base drafter")
         return
     table = Table(
@@ -30,20 +31,14 @@ def show_overview(overview: Overview) -> None:
         Column("published (UTC)", no_wrap=True),
         "replicas",
     )
-    for manifest in reversed(overview.manifests):
-        table.add_row(
-            _marked(manifest.version, rollout),
-            manifest.state,
-            _gate(manifest),
-            str(manifest.parent),
-            str(manifest.epoch),
-            f"{manifest.length / 2**20:.1f} MiB",
-            _date(manifest.created),
-            _replicas(manifest.version, overview),
-        )
+    for version in sorted(kept.manifests | kept.damaged, reverse=True):
+        cells = _cells(kept.manifests[version]) if version in kept.manifests else ("damaged", *[""] * 5)
+        table.add_row(_marked(version, rollout), *cells, _replicas(version, overview))
     table.add_row(_marked(0, rollout), "base", *[""] * 5, _replicas(0, overview))
     console.print(table)
     console.print(_legend(rollout))
+    for damage in kept.damaged.values():
+        console.print(escape(f"damaged: {damage}; no replica takes it up: revoke it"))
 
 
 def show_version(manifest: Manifest) -> None:
@@ -71,6 +66,18 @@ def show_log(events: Sequence[RolloutEvent]) -> None:
             _date(event.time_s), event.event, str(event.version), escape(event.by), escape(event.reason)
         )
     Console().print(table)
+
+
+def _cells(manifest: Manifest) -> tuple[str, ...]:
+    """All of a version's row but its number and its replicas."""
+    return (
+        manifest.state,
+        _gate(manifest),
+        str(manifest.parent),
+        str(manifest.epoch),
+        f"{manifest.length / 2**20:.1f} MiB",
+        _date(manifest.created),
+    )
 
 
 def _marked(version: int, rollout: Rollout) -> str:

@@ -11,19 +11,25 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
+from safetensors.torch import save_file
 
+from evospec.config import RegistryConfig
+from evospec.wire import Fingerprints
 from tests.chaos.kit import streaming_client
 from tests.chaos.kit.known_prompts import KnownPrompt
 from tests.chaos.kit.patience import wait_for
 from tests.chaos.kit.registry_server import RegistryServer
+from tests.chaos.kit.remote_publisher import RemotePublisher
 from tests.chaos.kit.streaming_client import Answer, StreamingClient
 from tests.chaos.kit.tally import Tally
+from tests.integration.process_kit import descendants, marked_environment
 
 PROMPT = KnownPrompt("x", (7,), (1, 2, 3, 4))
 
@@ -184,6 +190,24 @@ def test_a_stalled_proxy_passes_nothing_until_it_is_restored(server: RegistrySer
             client.ping()
         server.proxy.restore()
         wait_for(lambda: reaches(server))
+
+
+def publishing() -> list[str]:
+    return [line for line in descendants() if "remote_publisher" in line or "multiprocessing" in line]
+
+
+def test_a_remote_publisher_leaves_no_process_behind(
+    server: RegistryServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in marked_environment().items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "adapter.safetensors"
+    save_file({"fc.lora_a": torch.ones(1, 2)}, file)
+    config = RegistryConfig(url=server.direct_url)
+    with RemotePublisher(config, Fingerprints(target="t", drafter="d", tokenizer="k"), [file]) as publisher:
+        assert [publisher.publish() for _ in range(2)] == [1, 2]
+        assert publishing()
+    assert not publishing()
 
 
 def slow(server: RegistryServer) -> None:

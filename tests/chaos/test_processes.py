@@ -78,6 +78,8 @@ def test_what_stands_between_client_and_replica_is_killed(rig: Rig, title: str, 
         scenario.load.served(1)
         scenario.recovered("until another one is there, and a request complete")
         wait_for(rig.complete)
+    # Whoever is still there to answer says when to ask again.
+    assert not [cause for cause in scenario.load.stop().retried if "without Retry-After" in cause]
 
 
 def _hits(rig: Rig) -> int:

@@ -136,8 +136,11 @@ def test_the_bytes_of_the_stable_version_are_deleted(rig: Rig) -> None:
             assert client.delete(f"{rig.cluster.config.registry.namespace}:w:{gone}") == 1
         actor_process(min(before)).kill()
         wait_for(lambda: rig.complete() and rig.names() != before)
-        versions = {status.replica: status.engine.adapter_version for status in rig.replicas()}
+        statuses = {status.replica: status for status in rig.replicas()}
+        versions = {replica: status.engine.adapter_version for replica, status in statuses.items()}
         (fresh,) = versions.keys() - before
+        assert statuses[fresh].weights.missing > 0
+        assert statuses[fresh].weights.registry_failures == 0
         assert versions.pop(fresh) == 0  # it serves with the base
         assert set(versions.values()) == {gone}
         scenario.load.served(SOME)

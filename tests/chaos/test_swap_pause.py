@@ -118,9 +118,10 @@ def test_a_swap_hardly_pauses_a_request(decoding: Decoding) -> None:
             retried={},
             compared=pauses.tokens,
             wrong=pauses.wrong,
-            recovery_s=float(during[1] - without[1]),
-            recovery="added by a swap to the pause between two outputs, 99th percentile against that without",
-            bar_s=CYCLES_ALLOWED * cycle,
+            took=float(during[1] - without[1]) / cycle,
+            unit="cycles",
+            what="added by a swap to the pause between two outputs, 99th percentile against that without",
+            bar=CYCLES_ALLOWED,
             notes=(
                 f"a cycle takes {1e3 * cycle:.2f} ms; pauses with a swap: median {during[0] / cycle:.2f} "
                 f"cycles, 99th percentile {during[1] / cycle:.2f}; without: {without[0] / cycle:.2f} and "

@@ -67,7 +67,7 @@ def decide(registry: RedisWeightRegistry, kind: DecisionKind, version: int, *rep
 
 def states(registry: RedisWeightRegistry) -> dict[int, VersionState]:
     """State of each version kept."""
-    return {manifest.version: manifest.state for manifest in registry.manifests()}
+    return registry.kept_versions().states
 
 
 def contents(raw: Redis) -> dict[str, object]:

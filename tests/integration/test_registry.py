@@ -13,18 +13,28 @@ import pytest
 from redis import Redis
 
 from evospec.config import RegistryConfig
-from evospec.errors import RegistryError, StalePublisherError, WireError
+from evospec.errors import RegistryError, StalePublisherError, VersionMissingError
+from evospec.ports import ACKNOWLEDGED_FOR_S
 from evospec.wire import Rollout
 from services import registry as registry_module
 from services.registry import RedisWeightRegistry, open_registry
-from tests.integration.registry_kit import PATIENCE_S, blob_of, contents, decide, manifest_of, publish, text
+from services.registry_contents import KeptVersions
+from tests.integration.registry_kit import (
+    PATIENCE_S,
+    blob_of,
+    contents,
+    eventually,
+    manifest_of,
+    publish,
+    text,
+)
 
 # --- publishing and fetching ------------------------------------------------------------------
 
 
 def test_nothing_is_published_at_first(registry: RedisWeightRegistry) -> None:
     assert registry.rollout() == Rollout()
-    assert (registry.newest_version(), registry.manifests(), registry.events()) == (0, [], [])
+    assert (registry.newest_version(), registry.kept_versions().states, registry.events()) == (0, {}, [])
     assert registry.fetch_training_state(1) is None
     assert registry.acknowledgements() == {}
     with pytest.raises(RegistryError, match="version 1 is not in"):
@@ -100,7 +110,7 @@ def test_old_versions_are_trimmed_and_never_the_current(registry: RedisWeightReg
     assert {text(key) for key in raw.keys("test:[wm]:*")} == {
         f"test:{kind}:{version}" for kind in "wm" for version in (3, 10, 11)
     }
-    with pytest.raises(RegistryError, match="trimmed"):
+    with pytest.raises(VersionMissingError, match="trimmed"):
         registry.fetch(2)
 
 
@@ -115,14 +125,17 @@ def test_training_states_are_kept_beside_their_versions(registry: RedisWeightReg
     assert not raw.keys("test:staged:*")
 
 
-def test_manifests_lists_what_is_kept(registry: RedisWeightRegistry, raw: Redis) -> None:
-    assert registry.manifests() == []
+def test_what_is_kept_is_listed_whatever_is_damaged(registry: RedisWeightRegistry, raw: Redis) -> None:
+    assert registry.kept_versions() == KeptVersions({}, {}, {})
     for version in (1, 2, 9, 10):
         publish(registry, version)
-    assert [manifest.version for manifest in registry.manifests()] == [2, 9, 10]
+    kept = registry.kept_versions()
+    assert list(kept.manifests) == list(kept.states) == [2, 9, 10]
     raw.hset("test:m:9", "manifest", "{}")
-    with pytest.raises(WireError, match="version 9: manifest does not match its digest"):
-        registry.manifests()
+    kept = registry.kept_versions()
+    assert kept.damaged == {9: "version 9: manifest does not match its digest"}
+    assert list(kept.manifests) == [2, 10]
+    assert list(kept.states) == [2, 9, 10]
 
 
 def test_event_stream_is_capped(
@@ -254,27 +267,24 @@ def test_acknowledgements(registry: RedisWeightRegistry) -> None:
     assert registry.acknowledgements() == {"replica-é": 1, "replica-b": 2}
 
 
-def test_replicas_long_gone_are_forgotten(registry: RedisWeightRegistry) -> None:
-    registry.acknowledge("gone", 0)
-    for version in (1, 2):
-        publish(registry, version)
-        registry.acknowledge("alive", version)
-    assert registry.acknowledgements() == {"gone": 0, "alive": 2}
-    for version in (3, 4):  # keep_versions is 3: 2 is the oldest kept
-        publish(registry, version)
-    assert registry.acknowledgements() == {"alive": 2}
+def test_an_acknowledgement_holds_for_a_while(registry: RedisWeightRegistry, raw: Redis) -> None:
+    registry.acknowledge("alive", 1)
+    assert 0 < raw.pttl("test:alive:alive") <= 1000 * ACKNOWLEDGED_FOR_S
+    raw.pexpire("test:alive:alive", 1)
+    assert eventually(lambda: registry.acknowledgements() == {})
+    registry.acknowledge("alive", 1)
+    assert registry.acknowledgements() == {"alive": 1}
 
 
-def test_replicas_on_the_base_are_not_forgotten_while_it_is_what_they_should_run(
-    registry: RedisWeightRegistry,
-) -> None:
-    publish(registry, 1)
-    decide(registry, "rollback", 0)
-    registry.acknowledge("alive", 0)
-    for version in (2, 3, 4):
-        publish(registry, version, state="candidate")
-        decide(registry, "revoke", version)
-    assert registry.acknowledgements() == {"alive": 0}
+def test_replicas_that_fell_silent_are_forgotten(registry: RedisWeightRegistry, raw: Redis) -> None:
+    registry.acknowledge("gone", 1)
+    registry.acknowledge("behind", 0)
+    raw.delete("test:alive:gone")  # as it expires
+    assert registry.acknowledgements() == {"behind": 0}
+    for version in range(1, 5):  # keep_versions is 3
+        publish(registry, version)
+    assert registry.acknowledgements() == {"behind": 0}
+    assert raw.hkeys("test:acknowledgements") == [b"behind"]
 
 
 def test_factory_pickles(registry_config: RegistryConfig) -> None:

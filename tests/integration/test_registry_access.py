@@ -129,6 +129,9 @@ def test_a_replica_changes_nothing(replica: RedisWeightRegistry) -> None:
         "DEL evospec:m:1",
         "UNLINK evospec:w:1",
         "SET evospec:w:1 x",
+        "SET evospec:acknowledgements x",
+        "HSET evospec:alive:a field 1",
+        "DEL evospec:alive:a",
         "SETRANGE evospec:w:1 0 x",
         "HSET evospec:rollout stable 9",
         "HSET evospec:m:1 state revoked",
@@ -177,14 +180,16 @@ def test_a_replica_is_refused(command: str, guarded: Server, replica: RedisWeigh
 def test_publishers_and_deciders_may_run_both_scripts(user: str, guarded: Server, admin: Redis) -> None:
     with closing(RedisWeightRegistry(url_of(guarded, user), keep_versions=3)) as registry:
         epoch = registry.acquire_epoch()
+        registry.acknowledge("here", 1)
         registry.acknowledge("gone", 1)
+        admin.delete("evospec:alive:gone")
         for version in range(1, 7):
             publish(registry, version, epoch, state="candidate", training_state=b"moments")
             decide(registry, "canary", version, "a")
             decide(registry, "revoke" if version % 3 else "promote", version)
         decide(registry, "rollback", 0)
         assert registry.wait(PATIENCE_S)
-        assert registry.acknowledgements() == {}
+        assert registry.acknowledgements() == {"here": 1}
         assert set(states(registry).values()) == {"revoked"}
         assert len(registry.events()) == 19
         assert registry.fetch_training_state(6) == b"moments"

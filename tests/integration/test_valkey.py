@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -109,6 +110,14 @@ def test_the_server_outlives_the_thread_that_started_it() -> None:
         assert reachable(server.url)
     finally:
         server.stop()
+
+
+def test_the_server_has_a_process_group_but_no_session_of_its_own() -> None:
+    """Not reached by Ctrl-C, and no rival of Ray's workers for the processor (see `_spawn`)."""
+    with EmbeddedValkey() as server, closing(Redis.from_url(server.url)) as client:
+        pid = int(client.info("server")["process_id"])
+        assert os.getpgid(pid) == pid
+        assert os.getsid(pid) == os.getsid(0)
 
 
 # A job that a shell put in the background ignores Ctrl-C, and so would its children.

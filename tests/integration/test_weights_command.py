@@ -102,6 +102,26 @@ def test_list_shows_who_runs_the_base(registry_config: RegistryConfig, filled: R
 
 
 @pytest.mark.usefixtures("filled")
+def test_list_shows_the_others_when_a_manifest_is_damaged(
+    registry_config: RegistryConfig, raw: Redis
+) -> None:
+    raw.hset("test:m:3", "manifest", "{}")
+    table = weights(registry_config, "list").stdout
+    rows = {line.split("│")[1].strip(): line for line in table.splitlines() if line.startswith("│")}
+    assert list(rows) == ["4 *", "3", "2", "0"]
+    assert "damaged" in rows["3"]
+    assert "second" in rows["3"]
+    damage = "version 3: manifest does not match its digest"
+    assert f"damaged: {damage}; no replica takes it up: revoke it" in table
+    found = json.loads(weights(registry_config, "list", "--json").stdout)
+    assert [version["version"] for version in found["versions"]] == [2, 4]
+    assert found["damaged"] == {"3": damage}
+    assert error_of(weights(registry_config, "show", "3")) == f"error: {damage}"
+    assert "it keeps 2, 3, 4" in error_of(weights(registry_config, "show", "1"))
+    assert "version 3 is revoked" in line_of(weights(registry_config, "revoke", "3", "--reason", "damaged"))
+
+
+@pytest.mark.usefixtures("filled")
 def test_show_gives_the_manifest(registry_config: RegistryConfig) -> None:
     found = json.loads(weights(registry_config, "show", "3", "--json").stdout)
     assert (found["version"], found["parent"]) == (3, 2)
@@ -207,8 +227,12 @@ def test_a_damaged_manifest_does_not_keep_anyone_from_rolling_back(
     registry_config: RegistryConfig, in_canary: RedisWeightRegistry, raw: Redis
 ) -> None:
     raw.hset("test:m:5", "manifest", "{}")
+    foretold = line_of(weights(registry_config, "rollback", "3", "--reason", "x", "--dry-run"))
+    assert "versions 4 and 5 would be revoked, version 3 would be stable" in foretold
     found = line_of(weights(registry_config, "rollback", "3", "--reason", "x"))
-    assert found == "version 3 is stable now; 2 replicas will change: 1 from 4, 1 from 5"
+    assert found == (
+        "versions 4 and 5 are revoked, version 3 is stable now; 2 replicas will change: 1 from 4, 1 from 5"
+    )
     assert in_canary.rollout().stable == 3
 
 

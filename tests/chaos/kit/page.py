@@ -51,7 +51,7 @@ def render(records: Sequence[ScenarioRecord], today: str) -> str:
     sections = [INTRODUCTION, f"Measured on {today}.\n\n{machine_lines(describe_machine(), git_commit())}"]
     for part in dict.fromkeys(record.part for record in records):
         rows = [_row(record) for record in records if record.part == part]
-        header = ("scenario", "sent", "failed", "retried", "lost", "wrong tokens", "seconds", "which count")
+        header = ("scenario", "sent", "failed", "retried", "lost", "wrong tokens", "took", "which counts")
         sections.append(f"## {part}\n\n{table(header, rows)}{_notes(records, part)}")
     sections.append(LIMITS)
     return "\n".join(sections)
@@ -63,15 +63,17 @@ def broken_promises(records: Sequence[ScenarioRecord]) -> list[str]:
     for record in records:
         if record.lost or record.wrong:
             lines.append(f"{record.scenario}: {record.lost} requests lost, {record.wrong} tokens wrong")
-        if record.bar_s is not None and (record.recovery_s or 0.0) > record.bar_s:
-            lines.append(f"{record.scenario}: {record.recovery_s:.3g} s, at most {record.bar_s:.3g} promised")
+        if record.bar is not None and (record.took or 0.0) > record.bar:
+            lines.append(
+                f"{record.scenario}: {record.took:.3g} {record.unit}, at most {record.bar:.3g} promised"
+            )
     return lines
 
 
 def _row(record: ScenarioRecord) -> tuple[str, ...]:
     retried = ", ".join(f"{count} ({cause})" for cause, count in record.retried.items())
-    seconds = "" if record.recovery_s is None else f"{record.recovery_s:.3g}"
-    bar = "" if record.bar_s is None else f" (at most {record.bar_s:.3g})"
+    took = "" if record.took is None else f"{record.took:.3g} {record.unit}"
+    bar = "" if record.bar is None else f" (at most {record.bar:.3g})"
     wrong = f"{record.wrong} of {record.compared:,}"
     return (
         record.scenario,
@@ -80,8 +82,8 @@ def _row(record: ScenarioRecord) -> tuple[str, ...]:
         retried or "0",
         str(record.lost),
         wrong,
-        seconds + bar,
-        record.recovery,
+        took + bar,
+        record.what,
     )
 
 

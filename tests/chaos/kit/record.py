@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,8 +17,9 @@ class ScenarioRecord(BaseModel):
 
     Attributes:
         part: heading that the row stands under.
-        recovery: from when until when `recovery_s` counts; empty where nothing had to recover.
-        bar_s: what it may be at most, where that was promised.
+        took: how long it took, in `unit`; None where nothing had to recover.
+        what: from when until when that counts.
+        bar: what it may be at most, where that was promised.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,9 +32,10 @@ class ScenarioRecord(BaseModel):
     retried: dict[str, int]
     compared: int
     wrong: int
-    recovery_s: float | None
-    recovery: str
-    bar_s: float | None = None
+    took: float | None
+    unit: Literal["s", "cycles"] = "s"
+    what: str
+    bar: float | None = None
     notes: tuple[str, ...] = ()
 
     def line(self) -> str:
@@ -42,8 +45,8 @@ class ScenarioRecord(BaseModel):
             f"{sum(self.retried.values())} retried{f' ({causes})' if causes else ''}",
             f"{self.wrong} of {self.compared} tokens wrong",
         ]
-        if self.recovery_s is not None:
-            parts.append(f"{self.recovery_s:.3g} s {self.recovery}")
+        if self.took is not None:
+            parts.append(f"{self.took:.3g} {self.unit} {self.what}")
         return f"{self.scenario}: {'; '.join([*parts, *self.notes])}"
 
 

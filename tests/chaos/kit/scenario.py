@@ -75,9 +75,9 @@ class Scenario:
             retried=dict(sorted(tally.retried.items())),
             compared=tally.compared,
             wrong=tally.wrong,
-            recovery_s=self.recovery_s,
-            recovery=self.recovery,
-            bar_s=self.bar_s,
+            took=self.recovery_s,
+            what=self.recovery,
+            bar=self.bar_s,
             notes=tuple(self.notes),
         )
 

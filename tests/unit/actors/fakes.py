@@ -22,6 +22,7 @@ from evospec.errors import (
     InvalidRequestError,
     RegistryError,
     StalePublisherError,
+    VersionMissingError,
     WireError,
 )
 from evospec.models.adapter import AdapterWeights, StagedAdapter
@@ -194,6 +195,8 @@ class FakeRegistry:
         self.fetches.append(version)
         if version in self.corrupt:
             raise WireError(f"version {version}: blob does not match its SHA-256")
+        if version not in self.versions:
+            raise VersionMissingError(f"version {version} is not there")
         return self.versions[version]
 
     def fetch_training_state(self, version: int) -> bytes | None:

@@ -150,6 +150,62 @@ def test_a_bad_version_is_refused_once_and_the_next_one_taken(
     assert registry.acks == {"r1": 3}
 
 
+def pauses_of(follower: WeightFollower, count: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that a follower waits for hints, or not even for those, between `count` polls."""
+    pauses: list[float] = []
+
+    def pause(timeout_s: float) -> bool:
+        pauses.append(timeout_s)
+        return len(pauses) == count
+
+    monkeypatch.setattr(follower._stopping, "wait", pause)
+    monkeypatch.setattr(follower._stopping, "is_set", lambda: len(pauses) == count)
+    if follower._registry is not None:
+        monkeypatch.setattr(follower._registry, "wait", pause)
+    follower._run()
+    return pauses
+
+
+def test_a_missing_version_is_looked_for_at_each_poll(
+    registry: FakeRegistry,
+    replica: Replica,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The registry is there: no reason to ask it ever less often."""
+    registry.put(1)
+    lost = registry.versions.pop(1)
+    follower = follow(registry, replica, poll_s=1.0)
+    follower.poll()
+    pauses = pauses_of(follower, 8, monkeypatch)
+    assert all(0.75 <= seconds <= 1.25 for seconds in pauses)
+    assert follower.counts().missing == len(registry.fetches) == 8
+    assert follower.counts().registry_failures == 0
+    assert len(caplog.records) == 1
+    assert registry.acks == {"r1": 0}
+    registry.versions[1] = lost
+    follower.poll()
+    assert replica.swapped == [1]
+    assert registry.acks == {"r1": 1}
+
+
+def test_a_version_is_acknowledged_again_and_again(
+    registry: FakeRegistry, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.put(1)
+    follower = follow(registry, replica)
+    follower.poll()
+    registry.acks.clear()
+    follower.poll()
+    assert registry.acks == {}  # not at each poll
+    monkeypatch.setattr(follower_module, "ACKNOWLEDGE_EVERY_S", 0.0)
+    registry.put(2)
+    follower.poll()
+    registry.acks.clear()
+    follower.poll()
+    assert registry.acks == {"r1": 2}
+
+
 def test_a_swap_that_the_engine_did_not_get_to_is_tried_again(
     registry: FakeRegistry, replica: Replica
 ) -> None:
@@ -336,17 +392,9 @@ def test_pauses_grow_while_the_engine_does_not_get_to_a_swap(
     """A blob is not fetched every poll for an engine that has failed."""
     replica.swap_error = EngineFailedError("crashed")
     follower = follow(registry, replica, poll_s=1.0)
-    pauses: list[float] = []
-
-    def pause(timeout_s: float) -> bool:
-        pauses.append(timeout_s)
-        return len(pauses) == 8
-
-    monkeypatch.setattr(follower._stopping, "wait", pause)
-    monkeypatch.setattr(follower._stopping, "is_set", lambda: len(pauses) == 8)
     registry.put(1)
     follower.poll()
-    follower._run()
+    pauses = pauses_of(follower, 8, monkeypatch)
     for number, seconds in enumerate(pauses, start=1):
         expected = min(2.0**number, follower_module.MAX_PAUSE_S)
         assert expected * 0.75 <= seconds <= expected * 1.25

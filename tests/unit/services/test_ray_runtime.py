@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 
 import pytest
 
-from services import ray_runtime
+from services import ray_runtime, unanswered
 from services.ray_runtime import own_error
 
+PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
 Error:
 Traceback (most recent call last):
@@ -28,7 +30,8 @@ def test_other_errors_keep_their_first_line() -> None:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED"):
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK)
+    for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
         monkeypatch.delenv(name)
@@ -51,3 +54,10 @@ def test_what_the_user_decided_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["RAY_AUTH_MODE"] == "disabled"
     assert "RAY_AUTH_TOKEN" not in os.environ
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_proxy_finds_its_middlewares() -> None:
+    ray_runtime._prepare_environment()
+    module, _, name = os.environ[PROXY_CALLBACK].partition(":")
+    assert getattr(importlib.import_module(module), name) is unanswered.middlewares
