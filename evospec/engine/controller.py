@@ -2,7 +2,9 @@
 
 A plan's worth is the tokens it is expected to emit per row and second. Times are medians of
 recent cycles with as many rows; acceptance is counted per draft position and forgotten
-slowly, so that the choice follows the traffic.
+slowly, so that the choice follows the traffic. With another number of rows, only plain decoding and
+the plan in use are measured anew before anything is chosen: the others' times are guessed from those
+they took elsewhere, and measured when that makes them the best.
 """
 
 from __future__ import annotations
@@ -63,12 +65,19 @@ class _Measured:
     """Times of one plan at one number of rows, seconds per cycle."""
 
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
+    seconds: float = 0.0
     warm: bool = False
     last_cycle: int = 0
 
     @property
     def known(self) -> bool:
         return len(self.times) >= _TRIALS
+
+    def take(self, seconds: float) -> None:
+        if self.warm:
+            self.times.append(seconds)
+            self.seconds = median(self.times)
+        self.warm = True
 
 
 class Controller:
@@ -101,9 +110,9 @@ class Controller:
             return self.current
         self._cycle += 1
         size = _size_class(rows)
-        unknown = [plan for plan in self.plans if not self._at(plan, size).known]
-        if unknown:
-            return unknown[0]
+        unknown = self._unknown(size)
+        if unknown is not None:
+            return unknown
         rates = {plan: self._rate(plan, size) for plan in self.plans}
         best = max(self.plans, key=rates.__getitem__)
         if best != self.current and rates[best] > _HYSTERESIS * rates[self.current]:
@@ -111,6 +120,36 @@ class Controller:
             self.switches += 1
             self._patience = _PROBE_SOON
         return self._probe(rates, size) or self.current
+
+    def _unknown(self, size: int) -> DraftPlan | None:
+        """A plan that must be measured before there is a choice."""
+        for plan in self.plans:
+            anchor = plan == self.current or not plan.depth
+            if not self._at(plan, size).known and (anchor or not self._sizes_of(plan)):
+                return plan
+        return None
+
+    def _seconds(self, plan: DraftPlan, size: int) -> float:
+        """What a cycle takes at this size; where that was not measured, what it took at the nearest one,
+        in proportion to the plan most like it."""
+        measured = self._at(plan, size)
+        if measured.known:
+            return measured.seconds
+        nearest = min(self._sizes_of(plan), key=lambda other: max(size, other) / min(size, other))
+        both = [
+            other for other in self.plans if self._at(other, size).known and self._at(other, nearest).known
+        ]
+        seconds = self._at(plan, nearest).seconds
+        if not both:
+            return seconds
+        like = min(both, key=lambda other: abs(other.nodes - plan.nodes))
+        return seconds * self._at(like, size).seconds / self._at(like, nearest).seconds
+
+    def _sizes_of(self, plan: DraftPlan) -> list[int]:
+        """Where the plan has been measured."""
+        return [
+            size for (other, size), measured in self._measured.items() if other == plan and measured.known
+        ]
 
     def _probe(self, rates: dict[DraftPlan, float], size: int) -> DraftPlan | None:
         """Now and then, the plan that was looked at longest ago: what it would do may have changed."""
@@ -129,27 +168,26 @@ class Controller:
         return min(others, key=lambda plan: self._at(plan, size).last_cycle, default=None)
 
     def observe(
-        self, plan: DraftPlan, seconds: float, depths: Sequence[int], accepted: Sequence[int]
+        self, plan: DraftPlan, rows: int, seconds: float, depths: Sequence[int], accepted: Sequence[int]
     ) -> None:
         """Takes in a finished cycle.
 
         Args:
-            depths: how deep each row's draft could be accepted; `accepted`: how deep it was.
+            rows: that it was chosen for.
+            depths: how deep each draft that counts could be accepted; `accepted`: how deep it was.
         """
         if len(self.plans) == 1:
             return
-        measured = self._at(plan, _size_class(len(depths)))
+        measured = self._at(plan, _size_class(rows))
         measured.last_cycle = self._cycle
-        if measured.warm:
-            measured.times.append(seconds)
-        measured.warm = True
+        measured.take(seconds)
         counts = self._chains if plan.tree is None else self._trees[plan]
         for depth, taken in zip(depths, accepted, strict=True):
             counts.count(depth, taken)
 
     def _rate(self, plan: DraftPlan, size: int, hope: float = 0.0) -> float:
         counts = self._chains if plan.tree is None else self._trees[plan]
-        return counts.expected_tokens(plan.depth, hope) / median(self._at(plan, size).times)
+        return counts.expected_tokens(plan.depth, hope) / self._seconds(plan, size)
 
     def _at(self, plan: DraftPlan, size: int) -> _Measured:
         return self._measured.setdefault((plan, size), _Measured())

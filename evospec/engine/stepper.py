@@ -220,7 +220,8 @@ class Stepper:
         launched = max(flight.launched, began)
         depths = [emission.drafted for emission in emissions]
         accepted = [emission.accepted for emission in emissions]
-        self._controller.observe(flight.step.plan, landed - began, depths, accepted)
+        plan, rows = flight.step.plan, len(flight.states)
+        self._controller.observe(plan, rows, landed - began, depths, accepted)
         self.stats.draft_seconds += launched - began
         self.stats.verify_seconds += landed - launched
         self._landed_at = landed

@@ -29,7 +29,7 @@ class World:
         plan = controller.choose(rows)
         accepted = [self._accept(plan) for _ in range(rows)]
         noise = 1.0 + 0.1 * self.random.random()
-        controller.observe(plan, self.seconds[plan] * noise, [plan.depth] * rows, accepted)
+        controller.observe(plan, rows, self.seconds[plan] * noise, [plan.depth] * rows, accepted)
         self.chosen.append(plan)
         self.spent += self.seconds[plan]
         self.emitted += rows + sum(accepted)
@@ -100,6 +100,20 @@ def test_batches_are_timed_apart() -> None:
     for _ in range(20):
         alone.cycle(controller, rows=1)
     assert alone.chosen[-10:].count(CHAIN) >= 8
+
+
+def test_another_number_of_rows_is_soon_known() -> None:
+    """Plans that are far from the best are not measured again at each number of rows."""
+    there, controller = world(0.85, 0.87), Controller(PLANS)
+    for _ in range(200):
+        there.cycle(controller)
+    for rows in (2, 4, 8):
+        began = len(there.chosen)
+        for _ in range(40):
+            there.cycle(controller, rows)
+        chosen = there.chosen[began:]
+        assert chosen.count(CHAIN) >= 30
+        assert chosen[15:].count(CHAIN) >= 22
 
 
 def test_one_plan_is_kept_without_measuring() -> None:
