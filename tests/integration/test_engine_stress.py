@@ -55,7 +55,7 @@ def visits() -> list[Visit]:
     return made
 
 
-def engine_of(target: Target) -> Engine:
+def engine_of(target: Target, overlap: str) -> Engine:
     drafter = tiny_drafter(target)
     target.tap(drafter.config.tap_layers)
     vocabulary = build_policy(
@@ -64,7 +64,7 @@ def engine_of(target: Target) -> Engine:
     return Engine(
         target,
         drafter,
-        EngineConfig(max_batch=7, max_length=160, prefill_chunk=24),
+        EngineConfig(max_batch=7, max_length=160, prefill_chunk=24, overlap=overlap),
         FINGERPRINTS,
         learners=Learners(
             vocabulary=vocabulary,
@@ -88,10 +88,11 @@ def alone(target: Target, made: list[Visit]) -> dict[str, tuple[int, ...]]:
     return written
 
 
-def test_each_gets_what_it_gets_alone_and_nothing_stays_behind() -> None:
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_each_gets_what_it_gets_alone_and_nothing_stays_behind(overlap: str) -> None:
     target = tiny_target()
     made = visits()
-    engine = engine_of(target)
+    engine = engine_of(target, overlap)
     written: dict[str, tuple[int, ...]] = {visit.request.id: () for visit in made}
     patience = {visit.request.id: visit.leaves_after for visit in made}
     ended: list[str] = []
@@ -130,4 +131,4 @@ def test_a_bug_in_slot_moves_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bug: a moved request's keys stay where they were."""
     monkeypatch.setattr("evospec.engine.slots.Slots.copy", lambda self, source, target, length: None)
     with pytest.raises(AssertionError):
-        test_each_gets_what_it_gets_alone_and_nothing_stays_behind()
+        test_each_gets_what_it_gets_alone_and_nothing_stays_behind("off")
