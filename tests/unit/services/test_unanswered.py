@@ -6,7 +6,7 @@ import asyncio
 
 import httpx
 import pytest
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.unanswered import UnansweredRequests
@@ -35,6 +35,17 @@ def test_a_request_without_an_answer_is_to_be_sent_again() -> None:
 def test_a_503_without_retry_after_gets_one() -> None:
     response = get(PlainTextResponse("no gateway", 503))
     assert (response.status_code, response.headers["Retry-After"], response.text) == (503, "1", "no gateway")
+
+
+def test_a_proxy_that_knows_no_routes_yet_asks_for_patience() -> None:
+    response = get(PlainTextResponse("Path '/v1/models' not found. Ping /-/routes", 404))
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+    assert response.json()["error"]["code"] == "unavailable"
+
+
+def test_what_the_gateway_does_not_know_is_not_found() -> None:
+    response = get(JSONResponse({"error": {"message": "no such model"}}, 404))
+    assert (response.status_code, response.json()) == (404, {"error": {"message": "no such model"}})
 
 
 @pytest.mark.parametrize("status", [200, 400, 429, 500, 503])
