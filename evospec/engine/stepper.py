@@ -164,9 +164,12 @@ class Stepper:
 
     def _reuse_prefix(self, state: RequestState) -> None:
         """Begins a prompt where an earlier one of the same tenant had the same tokens."""
-        prefix = self._prefixes.find(state.request.tenant, state.request.prompt_ids, self.scheduler.running)
+        prefix = None
+        if self.runner.reuses_prefix(state):
+            request, running = state.request, self.scheduler.running
+            prefix = self._prefixes.find(request.tenant, request.prompt_ids, running)
         self._prefixes.forget(state.slot)
-        if prefix is None or not self.runner.reuses_prefix(state):
+        if prefix is None:
             return
         # The drafter's pair at the last common position holds the token after it: it is made anew.
         state.prefilled = prefix.length - 1

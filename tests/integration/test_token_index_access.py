@@ -19,7 +19,7 @@ from services.token_index import open_token_index
 from tests.integration.certificate_kit import Authority
 from tests.integration.qdrant_grpc import Fault, GrpcQdrant
 from tests.integration.qdrant_rest import Qdrant
-from tests.integration.token_index_kit import DIM, TARGET, axis, point, random_points
+from tests.integration.token_index_kit import DIM, TARGET, assert_calls_fail, axis, point, random_points
 
 HOST = "http://127.0.0.1"
 
@@ -90,15 +90,7 @@ def test_faults_over_grpc_are_token_index_errors(fault: str) -> None:
     with GrpcQdrant() as qdrant, closing(open_token_index(over_grpc(qdrant), TARGET, DIM)) as index:
         index.write([point(axis(0), {1: 1.0})])
         qdrant.fault = answer
-        for call in (
-            lambda: index.search(axis(0)[None], "a", 8),
-            lambda: index.write([point(axis(1), {2: 1.0})]),
-            index.count,
-        ):
-            with pytest.raises(TokenIndexError, match=message) as caught:
-                call()
-            assert "\n" not in str(caught.value)
-            assert f"{HOST} (gRPC port {qdrant.port})" in str(caught.value)
+        assert_calls_fail(index, message, f"{HOST} (gRPC port {qdrant.port})")
         qdrant.fault = None
         assert index.search(axis(0)[None], "a", 8)[0].token_ids == (1,)  # and it recovers
 

@@ -15,7 +15,7 @@ from evospec.config import SemanticConfig
 from evospec.errors import TokenIndexError
 from services.token_index import open_token_index
 from tests.integration.qdrant_rest import Qdrant, reply
-from tests.integration.token_index_kit import DIM, TARGET, axis, point
+from tests.integration.token_index_kit import DIM, TARGET, assert_calls_fail, axis, point
 
 
 def test_the_api_key_is_sent_and_asked_for() -> None:
@@ -75,15 +75,7 @@ def test_faults_of_the_server_are_token_index_errors(qdrant: Qdrant, fault: str)
     with closing(open_token_index(SemanticConfig(url=qdrant.url), TARGET, DIM)) as index:
         index.write([point(axis(0), {1: 1.0})])
         qdrant.fault = answer
-        for call in (
-            lambda: index.search(axis(0)[None], "a", 8),
-            lambda: index.write([point(axis(1), {2: 1.0})]),
-            index.count,
-        ):
-            with pytest.raises(TokenIndexError, match=message) as caught:
-                call()
-            assert "\n" not in str(caught.value)
-            assert qdrant.url in str(caught.value)
+        assert_calls_fail(index, message, qdrant.url)
         qdrant.fault = None
         assert index.search(axis(0)[None], "a", 8)[0].token_ids == (1,)  # and it recovers
 

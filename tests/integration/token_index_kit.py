@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from evospec.errors import TokenIndexError
 from evospec.wire import IndexPoint
+from services.token_index import QdrantTokenIndex
 
 DIM = 8
 TARGET = "sha256:target-a"
@@ -29,3 +32,16 @@ def random_points(count: int, tenant: str = "a", seed: int = 0) -> list[IndexPoi
     rows = np.random.default_rng(seed).standard_normal((count, 64)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return [point(row, {number: 1.0}, tenant) for number, row in enumerate(rows)]
+
+
+def assert_calls_fail(index: QdrantTokenIndex, message: str, place: str) -> None:
+    """Every call raises one line that matches `message` and names the place."""
+    for call in (
+        lambda: index.search(axis(0)[None], "a", 8),
+        lambda: index.write([point(axis(1), {2: 1.0})]),
+        index.count,
+    ):
+        with pytest.raises(TokenIndexError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert place in str(caught.value)
