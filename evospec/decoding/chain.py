@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from evospec.decoding.choice import Choice, best_choice
 from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, uniforms
 from evospec.models.draft_body import DraftBody
@@ -72,35 +73,31 @@ class ChainDrafter:
         # Verification subtracts the proposal token by token: it needs the map as it is now.
         snapshot = head.ids.clone() if head.ids is not None and drawing is not None else head.ids
         hidden = root.hidden
-        tokens: list[Tensor] = []
+        chosen: list[Choice] = []
         proposals: list[Tensor] = []
-        choices: list[Tensor] = []
         for step in range(length):
-            logits = head.score(self.body.norm(hidden[:, 0]))  # [rows, active]
-            choice = logits.argmax(dim=-1)  # [rows]
-            if drawing is not None:
-                proposal = _proposal(logits, choice, drawing)
-                proposals.append(proposal)
+            if drawing is None:
+                choice = best_choice(hidden[:, 0], self.body, head, self.tables)
+            else:
+                logits = head.score(self.body.norm(hidden[:, 0]))  # [rows, active]
+                proposals.append(_proposal(logits, drawing))
                 number = uniforms(drawing.seeds, (root.drawn + step)[:, None], Purpose.DRAFT)[:, 0]
-                choice = draw(proposal, number)
-            choices.append(choice)
-            token = head.to_token_ids(choice)
-            tokens.append(token)
+                choice = Choice.of(draw(proposals[-1], number), head, self.tables)
+            chosen.append(choice)
             if step + 1 < length:
                 window = Window(0, root.starts + step, 1, root.longest_context + step + 1)
-                embedding = self.tables.embed(token[:, None])
-                hidden = self.body(self.body.carry(hidden), embedding, window, cache)
+                hidden = self.body(self.body.carry(hidden), choice.embeddings, window, cache)
         return Draft(
-            tokens=torch.stack(tokens, dim=1),
+            tokens=torch.stack([choice.tokens for choice in chosen], dim=1),
             lengths=root.lengths,
-            choices=torch.stack(choices, dim=1),
+            choices=torch.stack([choice.places for choice in chosen], dim=1),
             probabilities=torch.stack(proposals, dim=1) if proposals else None,
             row_ids=snapshot,
         )
 
 
-def _proposal(logits: Tensor, choice: Tensor, sampling: SamplingBatch) -> Tensor:
+def _proposal(logits: Tensor, sampling: SamplingBatch) -> Tensor:
     """q over active rows [rows, active]: softmax at the request's temperature, one-hot when greedy."""
     sampled = torch.softmax(logits / sampling.divisor[:, None], dim=-1)
-    certain = torch.zeros_like(sampled).scatter_(-1, choice[:, None], 1.0)
+    certain = torch.zeros_like(sampled).scatter_(-1, logits.argmax(dim=-1, keepdim=True), 1.0)
     return torch.where(sampling.greedy[:, None], certain, sampled)

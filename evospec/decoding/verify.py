@@ -36,33 +36,45 @@ class Verdict:
     places: Tensor | None = None
 
 
-def verify(draft: Draft, logits: Tensor, sampling: SamplingBatch, first_position: Tensor) -> Verdict:
+def verify(
+    draft: Draft,
+    logits: Tensor,
+    sampling: SamplingBatch,
+    first_position: Tensor,
+    best: Tensor | None = None,
+) -> Verdict:
     """Checks a draft against the target's logits.
 
     Args:
-        logits: the target's, float32 [rows, nodes + 1, vocab]; entry 0 decides the first draft
-            token, entry i + 1 what follows node i.
+        logits: the target's, of any floating type [rows, nodes + 1, vocab]; entry 0 decides the first
+            draft token, entry i + 1 what follows node i.
         first_position: position in the request of each row's first draft token [rows].
+        best: the largest logits' tokens [rows, nodes + 1], where they are known already.
 
     Example, greedy: draft (b c d), target's choices (b c x y): accepted 2, tokens (b c x -).
     """
+    best = logits.argmax(dim=-1) if best is None else best
     if draft.probabilities is not None and sampling.any_sampled:
-        return _verify_drawn(draft, draft.probabilities, logits, sampling, first_position)
+        greedy = _follow_chain(draft, best)
+        drawn = _reject(draft, draft.probabilities, logits.float(), sampling, first_position)
+        return Verdict(
+            accepted=torch.where(sampling.greedy, greedy.accepted, drawn.accepted),
+            tokens=torch.where(sampling.greedy[:, None], greedy.tokens, drawn.tokens),
+        )
     depths = torch.arange(logits.shape[1], device=logits.device) if draft.tree is None else draft.tree.depths
-    choices = _own_tokens(logits, sampling, first_position[:, None] + depths)
+    choices = _own_tokens(best, logits, sampling, first_position[:, None] + depths)
     if draft.tree is None:
         return _follow_chain(draft, choices)
     return _follow_tree(draft, draft.tree, choices)
 
 
-def _own_tokens(logits: Tensor, sampling: SamplingBatch, positions: Tensor) -> Tensor:
+def _own_tokens(best: Tensor, logits: Tensor, sampling: SamplingBatch, positions: Tensor) -> Tensor:
     """What the target decides at each place, whatever was drafted [rows, places]."""
-    choices = logits.argmax(dim=-1)
     if not sampling.any_sampled:
-        return choices
+        return best
     numbers = uniforms(sampling.seeds, positions, Purpose.EMIT)
-    drawn = draw(target_probabilities(logits, sampling), numbers)
-    return torch.where(sampling.greedy[:, None], choices, drawn)
+    drawn = draw(target_probabilities(logits.float(), sampling), numbers)
+    return torch.where(sampling.greedy[:, None], best, drawn)
 
 
 def _follow_chain(draft: Draft, choices: Tensor) -> Verdict:
@@ -70,17 +82,6 @@ def _follow_chain(draft: Draft, choices: Tensor) -> Verdict:
     matches = (draft.tokens == choices[:, :-1]) & _within(draft)
     accepted = matches.long().cumprod(dim=1).sum(dim=1)
     return Verdict(accepted=accepted, tokens=choices)
-
-
-def _verify_drawn(
-    draft: Draft, proposal: Tensor, logits: Tensor, sampling: SamplingBatch, first_position: Tensor
-) -> Verdict:
-    greedy = _follow_chain(draft, logits.argmax(dim=-1))
-    drawn = _reject(draft, proposal, logits, sampling, first_position)
-    return Verdict(
-        accepted=torch.where(sampling.greedy, greedy.accepted, drawn.accepted),
-        tokens=torch.where(sampling.greedy[:, None], greedy.tokens, drawn.tokens),
-    )
 
 
 def _reject(

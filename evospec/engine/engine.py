@@ -119,11 +119,8 @@ class Engine:
         """
         if self._adapter is None:
             return
-        self._stepper.settle()  # what is under way was drafted with the weights before
         self._adapter.swap(adapter)
-        self._stepper.runner.refresh()
-        self.stats.adapter_swaps += 1
-        self.stats.adapter_version = self._adapter.version
+        self._stepper.adapted(self._adapter.version)
 
     def offer_hits(self, request_id: str, hits: TokenHits) -> None:
         """Delivers retrieved tokens; late ones, for a finished request, are dropped."""

@@ -16,6 +16,7 @@ class Flight:
     Attributes:
         states: the requests in its rows.
         features: what traces record of it, see `Launched`; None when nothing is traced.
+        adapter_version: what drafted in it.
         began, launched: when the host began to launch it, and when it had, in seconds.
     """
 
@@ -23,6 +24,7 @@ class Flight:
     step: Step
     outcome: Launched
     features: Fetched | None
+    adapter_version: int
     began: float
     launched: float
 

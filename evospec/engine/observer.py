@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
+from evospec.decoding.best import best_tokens
 from evospec.engine.contexts import ContextVectors
 from evospec.engine.host_copy import Fetched, fetch
 from evospec.engine.passes import Prompted
-from evospec.engine.report import Report, Wanted, best_tokens
+from evospec.engine.report import Report, Wanted
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
 from evospec.vocab.protocol import VocabularyPolicy
@@ -131,7 +132,7 @@ class Observer:
             self._semantic.admit(request, self._contexts.vector(state.slot).cpu().numpy())
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
             best = [
-                best_tokens(self._target.logits(hidden), self._untraced.ranked)[1]
+                best_tokens(self._target.scores(hidden[None]), self._untraced.ranked).ids[0]
                 for hidden in prompted.hidden[-learners.prompt_ranked :].split(_LOGITS_AT_ONCE)
             ]
             self._vocabulary.ranked(request.id, torch.cat(best).cpu().numpy())

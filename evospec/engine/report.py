@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evospec.decoding.best import BestTokens
 from evospec.decoding.verify import Verdict
-
-_BLOCK = 128  # tokens whose best one is found before the best blocks are searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,11 @@ class ReportLayout:
         per_place = 1 + self.covered + self.wanted.best + self.wanted.traced
         return 1 + self.tree + self.places * per_place + self.wanted.drafted * self.nodes
 
-    def pack(self, verdict: Verdict, logits: Tensor, active: Tensor | None, drafts: Tensor) -> Tensor:
+    def pack(self, verdict: Verdict, best: BestTokens, active: Tensor | None, drafts: Tensor) -> Tensor:
         """A batch's report on its device, int64 [rows, columns].
 
         Args:
-            logits: of the places that decided the tokens, float32 [rows, places, vocab].
+            best: of the places that decided the tokens, as many as are wanted.
             active: see `HeadView`.
             drafts: draft tokens [rows, nodes].
         """
@@ -72,11 +71,10 @@ class ReportLayout:
         if active is not None:
             parts.append(active[verdict.tokens])
         if self.wanted.best:
-            values, ids = best_tokens(logits, self.wanted.best)
-            parts.append(ids.flatten(1))
-            if self.wanted.traced:
-                logprobs = values[..., : self.wanted.traced] - logits.logsumexp(dim=-1, keepdim=True)
-                parts.append(logprobs.double().view(torch.int64).flatten(1))
+            parts.append(best.ids.flatten(1))
+        if self.wanted.traced and best.totals is not None:
+            logprobs = best.scores[..., : self.wanted.traced] - best.totals[..., None]
+            parts.append(logprobs.double().view(torch.int64).flatten(1))
         if self.wanted.drafted:
             parts.append(drafts)
         return torch.cat(parts, dim=1)
@@ -135,25 +133,3 @@ class Report:
     def _best_start(self) -> int:
         layout = self._layout
         return 1 + layout.tree + layout.places * (1 + layout.covered)
-
-
-def best_tokens(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits [..., k], largest first, and their tokens, of [..., vocab].
-
-    They lie in the k blocks with the largest maxima, so a large vocabulary is read once and only a
-    few blocks are sorted.
-    """
-    vocab = logits.shape[-1]
-    blocks = vocab // _BLOCK
-    if blocks <= 2 * k:
-        found = logits.topk(k, dim=-1)
-        return found.values, found.indices
-    blocked = logits[..., : blocks * _BLOCK].unflatten(-1, (blocks, _BLOCK))
-    chosen = blocked.amax(dim=-1).topk(k, dim=-1).indices  # [..., k]
-    tokens = chosen[..., None] * _BLOCK + torch.arange(_BLOCK, device=logits.device)
-    tokens = tokens.flatten(-2)  # [..., k * _BLOCK]
-    rest = torch.arange(blocks * _BLOCK, vocab, device=logits.device)
-    if len(rest):
-        tokens = torch.cat((tokens, rest.expand(*tokens.shape[:-1], -1)), dim=-1)
-    values, order = logits.gather(-1, tokens).topk(k, dim=-1)
-    return values, tokens.gather(-1, order)

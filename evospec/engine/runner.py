@@ -12,6 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from evospec.decoding.best import best_tokens
 from evospec.decoding.draft import Draft
 from evospec.decoding.verify import verify
 from evospec.engine.drafting import Drafting
@@ -123,13 +124,15 @@ class Runner:
         sampling = self.slots.state.sampling(
             state.slot, 1, any_sampled=not params.greedy, truncated=params.truncates
         )
-        logits = self.target.logits(hidden)
-        verdict = verify(self._no_draft(1), logits, sampling, torch.tensor([position], device=self.device))
+        scores = self.target.scores(hidden)
+        best = best_tokens(scores, wanted.best, totals=wanted.traced > 0)
+        first = torch.tensor([position], device=self.device)
+        verdict = verify(self._no_draft(1), scores, sampling, first, best.choices)
         pending = features[-1] if features is not None and self._drafting is not None else None
         self.slots.state.start(state.slot, position, params.max_tokens, verdict.tokens[0, 0], pending)
         state.pending = 1
         layout = ReportLayout(1, nodes=0, tree=False, covered=active is not None, wanted=wanted)
-        self._reports.post(layout.pack(verdict, logits, active, self._no_draft(1).tokens))
+        self._reports.post(layout.pack(verdict, best, active, self._no_draft(1).tokens))
         return layout.read(self._reports.send(layout.columns).wait(1, layout.columns))
 
     # --- cycles ---
@@ -247,14 +250,15 @@ class Runner:
         window = Window(0, starts, tokens.shape[1], step.span, tree=tree)
         output = self.target.forward(tokens, window, self.slots.cache)
         self._stopwatch.mark("target_head")
-        logits = self.target.logits(output.hidden)
-        verdict = verify(draft, logits, sampling_of(state, step), starts + 1)
+        scores, wanted = self.target.scores(output.hidden), step.report.wanted
+        best = best_tokens(scores, wanted.best, totals=wanted.traced > 0)
+        verdict = verify(draft, scores, sampling_of(state, step), starts + 1, best.choices)
         features = output.features
         if verdict.places is not None:
             self.slots.cache.keep_path(starts, verdict.places)
             features = None if features is None else _at(features, verdict.places)
-            logits = _at(logits, verdict.places) if step.report.wanted.best else logits
-        self._reports.post(step.report.pack(verdict, logits, head.active, draft.tokens))
+            best = best.at(verdict.places)
+        self._reports.post(step.report.pack(verdict, best, head.active, draft.tokens))
         emitted = state.advance(
             verdict,
             features if self._drafting is not None else None,

@@ -75,6 +75,7 @@ class Stepper:
         self._overlaps = overlaps(config, target.device)
         self._overlap = self._overlaps
         self._flight: Flight | None = None
+        self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
@@ -107,6 +108,7 @@ class Stepper:
             self._flight = None  # nobody reads it
         if self._flight is None:
             self._retire()
+            self.stats.adapter_version = self._adapter_version
         if not self.scheduler.running:
             self._learn()
         self.update_gauges()
@@ -120,6 +122,14 @@ class Stepper:
         if flight is not None and flight.wanted:
             self._learn()  # from the one before it
             self._outputs += self._land(flight)
+
+    def adapted(self, version: int) -> None:
+        """The drafter's weights have changed, behind the cycle under way: that one is of the last version."""
+        self.runner.refresh()
+        self.stats.adapter_swaps += 1
+        self._adapter_version = version
+        if self._flight is None:
+            self.stats.adapter_version = version
 
     def _regroups(self, flight: Flight) -> bool:
         """Whether other requests are to run than those of a cycle under way."""
@@ -198,11 +208,13 @@ class Stepper:
         features = None
         if wanted.traced and outcome.features is not None:
             features = fetch(outcome.features[: len(states)])
-        return Flight(states, step, outcome, features, began, launched=perf_counter())
+        version = self._adapter_version
+        return Flight(states, step, outcome, features, version, began, launched=perf_counter())
 
     def _land(self, flight: Flight) -> list[StepOutput]:
         """Waits for a cycle and takes in its outcome."""
         plan = flight.step.plan
+        self.stats.adapter_version = flight.adapter_version
         report = self.runner.finish(flight.step, flight.outcome, flight.states)
         # One that ended while this was under way is in it still, but emits no more.
         live = [(row, state) for row, state in enumerate(flight.states) if state.running]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from safetensors import SafetensorError
@@ -121,23 +122,21 @@ class AdapterWeights:
 class StagedAdapter:
     """An adapter that was checked and is ready to be written.
 
-    `merged` holds base + delta by linear layer, in the drafter's dtype, for a drafter on a CPU; it is
-    empty otherwise.
+    Attributes:
+        weights: base + delta of every linear layer, on the drafter's device, in its dtype.
+        sent: when they are there; None where nothing has to be sent.
     """
 
-    adapter: AdapterWeights
-    merged: dict[str, Tensor]
-
-    @property
-    def version(self) -> int:
-        return self.adapter.version
+    version: int
+    weights: dict[str, Tensor]
+    sent: torch.cuda.Event | None = None
 
 
 class AdapterSlot:
     """Merges adapters into a drafter's weights in place; version 0 is the base.
 
     Merging, not adding at run time, makes an adapted drafter cost exactly what
-    the base costs. The base weights are kept so that merges never accumulate.
+    the base costs. The base weights are kept, in host memory, so that merges never accumulate.
 
     Requests in flight across a swap: the caller swaps between cycles, so that a draft is of one
     version, and the next cycle drafts with the new one, for every request. Drafter keys cached
@@ -148,54 +147,82 @@ class AdapterSlot:
     follows the same distribution. Only the number of tokens a cycle yields changes.
     """
 
-    __slots__ = ("_adapted", "_base", "_drafter", "_limits", "version")
+    __slots__ = ("_base", "_drafter", "_limits", "_linears", "_sender", "version")
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
+        self._linears = adapted_linears(drafter)
         self._base = {
-            name: linear.weight.detach().clone() for name, linear in adapted_linears(drafter).items()
+            name: linear.weight.detach().to("cpu", copy=True) for name, linear in self._linears.items()
         }
         self._limits = delta_limits(drafter)
-        self._adapted: frozenset[str] = frozenset()
+        self._sender = _Sender(self._base, drafter.device) if drafter.device.type == "cuda" else None
         self.version = 0
 
     @torch.inference_mode()
     def stage(self, adapter: AdapterWeights) -> StagedAdapter:
-        """Checks an adapter and prepares what `swap` writes; any thread may call it at any time.
-
-        Only CPUs merge here, where it takes longer than a cycle. On a CUDA device a few products of
-        low rank are left to `swap`: a thread that allocates there while another one captures a graph
-        spoils the capture.
+        """Checks an adapter, merges it on the CPU and sends the sums to the drafter's device, beside what
+        runs there; any thread may call it at any time.
 
         Raises:
             WireError: it does not fit the drafter, or its deltas are absurdly large.
         """
         adapter.check(self._drafter)
         adapter.check_norms(self._limits)
-        if self._drafter.device.type != "cpu":
-            return StagedAdapter(adapter, {})
-        return StagedAdapter(adapter, {name: self._merge(adapter, name) for name in adapter.linear_names()})
+        named = set(adapter.linear_names())
+        merged = {
+            name: self._merge(adapter, name) if name in named else self._base[name] for name in self._base
+        }
+        if self._sender is None:
+            return StagedAdapter(adapter.version, merged)
+        return self._sender.send(adapter.version, merged)
 
     @torch.inference_mode()
     def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
-        """Writes base + delta into the weight buffers; None returns to the base.
+        """Writes base + delta into the weight buffers, behind what the device was asked to do before; None
+        returns to the base.
 
         Raises WireError before anything is written when the adapter, not staged yet, does not fit.
         """
         if not isinstance(adapter, StagedAdapter):
             adapter = self.stage(AdapterWeights(0, {}) if adapter is None else adapter)
-        linears = adapted_linears(self._drafter)
-        named = frozenset(adapter.adapter.linear_names())
-        for name in self._adapted - named:
-            linears[name].weight.copy_(self._base[name])
-        for name in named:
-            merged = adapter.merged.get(name)
-            linears[name].weight.copy_(self._merge(adapter.adapter, name) if merged is None else merged)
-        self._adapted = named
+        if adapter.sent is not None:
+            torch.cuda.current_stream().wait_event(adapter.sent)
+        staged = list(adapter.weights.values())
+        torch._foreach_copy_([self._linears[name].weight for name in adapter.weights], staged)
+        if adapter.sent is not None:
+            for weight in staged:
+                weight.record_stream(torch.cuda.current_stream())  # freed when the copy is done
         self.version = adapter.version
 
     def _merge(self, adapter: AdapterWeights, name: str) -> Tensor:
         """Base + delta of one layer [out, in], in its dtype; summed in float32."""
         base = self._base[name]
-        a, b = (adapter.tensors[name + suffix].to(base.device) for suffix in (LORA_A, LORA_B))
-        return (base.float() + b @ a).to(base.dtype)
+        delta = adapter.tensors[name + LORA_B] @ adapter.tensors[name + LORA_A]
+        return (base.float() + delta).to(base.dtype)
+
+
+class _Sender:
+    """Sends weights to a CUDA device on a stream of its own, from memory that the device reads by itself."""
+
+    __slots__ = ("_device", "_last", "_lock", "_pinned", "_stream")
+
+    def __init__(self, like: Mapping[str, Tensor], device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pinned = {name: torch.empty_like(tensor, pin_memory=True) for name, tensor in like.items()}
+        self._last: torch.cuda.Event | None = None
+        self._lock = Lock()
+
+    def send(self, version: int, weights: Mapping[str, Tensor]) -> StagedAdapter:
+        """Does not wait for them to arrive."""
+        with self._lock:
+            if self._last is not None:
+                self._last.synchronize()
+            for name, weight in weights.items():
+                self._pinned[name].copy_(weight)
+            self._last = torch.cuda.Event()
+            with torch.cuda.stream(self._stream):
+                sent = {name: self._pinned[name].to(self._device, non_blocking=True) for name in weights}
+                self._last.record()
+            return StagedAdapter(version, sent, self._last)

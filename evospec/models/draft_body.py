@@ -23,6 +23,9 @@ class DraftBody:
 
     The merged projections take the place of the drafter's own weights, which become views of
     them. After an adapter was written into the drafter, `refresh` brings it into force.
+
+    Attributes:
+        output_norm: between its output and the head.
     """
 
     def __init__(self, drafter: Drafter, ops: LayerOps | None = None) -> None:
@@ -41,7 +44,7 @@ class DraftBody:
         self._embedding_norm = _norm(layer.input_layernorm)
         self._hidden_norm = _norm(layer.hidden_norm)
         self._mlp_norm = _norm(layer.post_attention_layernorm)
-        self._output_norm = _norm(drafter.norm)
+        self.output_norm = _norm(drafter.norm)
         self._fc = Projection(drafter.fc.weight.detach())
         self._qkv = Projection(
             merge_parameters([attention.q_proj, attention.k_proj, attention.v_proj], "weight")
@@ -65,9 +68,13 @@ class DraftBody:
         """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
         return self._ops.project(self.drafter.normed_features(features), self._fc)
 
+    def fuses(self, hidden: Tensor) -> bool:
+        """Whether so few states [..., hidden] go through fused kernels."""
+        return self._ops.fuses(hidden)
+
     def norm(self, hidden: Tensor) -> Tensor:
         """Hidden states ready for the head."""
-        return self._ops.add_norm(hidden, None, self._output_norm)[1]
+        return self._ops.add_norm(hidden, None, self.output_norm)[1]
 
     def carry(self, hidden: Tensor) -> Tensor:
         """What stands in for the next position's fused features: its own output [..., hidden]."""

@@ -72,7 +72,8 @@ class Graphs(Generic[T]):
         for tensor, before in zip(state, saved, strict=True):
             tensor.copy_(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads, which bring adapters, may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = function()
         self.captures += 1
         return _Captured(graph, output)

@@ -26,6 +26,10 @@ class KernelOps:
     Prompts attend through PyTorch's own fused attention, which needs no mask where nothing is cached.
     """
 
+    def fuses(self, states: Tensor) -> bool:
+        """Whether these tokens take less time than the weights that they are multiplied by."""
+        return states.numel() <= MOST_TOKENS * states.shape[-1]
+
     def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
         few = takes(window.width * shape.heads // shape.kv_heads, shape.head_dim, table.element_size())
         masked = not few and not _is_causal(window, shape)
@@ -35,14 +39,14 @@ class KernelOps:
         return add_norm(hidden, change, norm.weight, norm.eps, scales_wide=norm.scales_wide)
 
     def project(self, states: Tensor, projection: Projection) -> Tensor:
-        if not _are_few(states):
+        if not self.fuses(states):
             return projection(states)
         return project(states, projection.weight, bias=projection.bias)
 
     def norm_project(
         self, hidden: Tensor, change: Tensor | None, norm: Norm, projection: Projection
     ) -> tuple[Tensor, Tensor]:
-        if not _are_few(hidden):
+        if not self.fuses(hidden):
             hidden, normed = self.add_norm(hidden, change, norm)
             return hidden, projection(normed)
         hidden = hidden if change is None else hidden + change
@@ -52,7 +56,7 @@ class KernelOps:
     def norm_project_pair(
         self, first: Tensor, second: Tensor, norms: tuple[Norm, Norm], projection: Projection
     ) -> Tensor:
-        if _are_few(first) and projection.bias is None:
+        if self.fuses(first) and projection.bias is None:
             weights, epsilons = (norms[0].weight, norms[1].weight), (norms[0].eps, norms[1].eps)
             return project_pair(first, second, weights, epsilons, projection.weight)
         normed = (self.add_norm(first, None, norms[0])[1], self.add_norm(second, None, norms[1])[1])
@@ -119,7 +123,7 @@ class KernelOps:
     def norm_gate(
         self, hidden: Tensor, change: Tensor | None, norm: Norm, gate_up: Projection, *, gelu: bool
     ) -> tuple[Tensor, Tensor]:
-        if not _are_few(hidden) or gate_up.bias is not None:
+        if not self.fuses(hidden) or gate_up.bias is not None:
             hidden, both = self.norm_project(hidden, change, norm, gate_up)
             return hidden, fused_gate(both, gelu=gelu)
         hidden = hidden if change is None else hidden + change
@@ -130,14 +134,9 @@ class KernelOps:
     ) -> tuple[Tensor, Tensor | None]:
         if norm is not None:
             return hidden, self.add_norm(self.project(states, projection), None, norm)[1]
-        if not _are_few(states):
+        if not self.fuses(states):
             return hidden, projection(states)
         return project(states, projection.weight, bias=projection.bias, residual=hidden), None
-
-
-def _are_few(states: Tensor) -> bool:
-    """Whether these tokens take less time than the weights that they are multiplied by."""
-    return states.numel() <= MOST_TOKENS * states.shape[-1]
 
 
 def _is_causal(window: Window, shape: HeadShape) -> bool:

@@ -84,6 +84,10 @@ class LayerOps(Protocol):
     None: implementations add it where that costs least.
     """
 
+    def fuses(self, states: Tensor) -> bool:
+        """Whether so few tokens [..., hidden] go through fused kernels."""
+        ...
+
     def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
         """Args: table: cosines and signed sines [2, positions, head_dim]."""
         ...
@@ -141,6 +145,9 @@ class LayerOps(Protocol):
 
 class TorchOps:
     """Plain PyTorch, to the bit what transformers computes."""
+
+    def fuses(self, states: Tensor) -> bool:
+        return False
 
     def plan(self, window: Window, shape: HeadShape, table: Tensor) -> AttentionPlan:
         rotary = table[:, window.positions()][:, :, None]

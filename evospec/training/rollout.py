@@ -1,5 +1,7 @@
-"""Text written by the target at large batch: rows are refilled as they end, and nothing waits for the host
-but once in `_INTERVAL` steps."""
+"""Text written by the target at large batch: rows are refilled as they end, and the device waits for nobody.
+
+What rows have written is looked at every `_INTERVAL` steps, while the next steps are under way already.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +21,8 @@ from evospec.models.target import Target
 
 T = TypeVar("T")
 
-_INTERVAL = 16  # steps between looks at which rows have ended
+_INTERVAL = 8  # steps between looks at which rows have ended; those wait for 12 steps in the mean
+_NEVER = -(1 << 40)  # positions cached in a row that writes nothing
 _PREFILL_TOKENS = 32_768  # prompt tokens processed at once, padding included
 
 
@@ -38,6 +42,49 @@ class Continuation(Generic[T]):
 
     prompt: Prompt[T]
     tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What rows had written after so many steps, on its way to the host.
+
+    Attributes:
+        steps: of the rollout, until then.
+        alive, count, written: as in `Rollout`.
+        arrived: when they are there; None where nothing has to be sent.
+    """
+
+    steps: int
+    alive: Tensor
+    count: Tensor
+    written: Tensor
+    arrived: torch.cuda.Event | None
+
+
+class _Looks:
+    """Takes looks without waiting for them; the last one but one must have been read."""
+
+    __slots__ = ("_places", "_turn")
+
+    def __init__(self, alive: Tensor, count: Tensor, written: Tensor) -> None:
+        on_gpu = alive.is_cuda
+        like = (alive, count, written)
+        self._places = [
+            [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu) for tensor in like]
+            for _ in range(2)
+        ]
+        self._turn = 0
+
+    def take(self, steps: int, alive: Tensor, count: Tensor, written: Tensor) -> _Look:
+        self._turn = 1 - self._turn
+        places = self._places[self._turn]
+        for place, tensor in zip(places, (alive, count, written), strict=True):
+            place.copy_(tensor, non_blocking=True)
+        arrived = None
+        if alive.is_cuda:
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return _Look(steps, places[0], places[1], places[2], arrived)
 
 
 class Sampler(Protocol):
@@ -97,8 +144,11 @@ class Rollout(Generic[T]):
         self._heat = torch.zeros(rows, device=device)
         self._alive = torch.zeros(rows, dtype=torch.bool, device=device)
         self._written = torch.zeros(rows, longest, dtype=torch.int64, device=device)
+        self._looks = _Looks(self._alive, self._count, self._written)
+        self._steps = 0
         self._prompts: list[Prompt[T] | None] = [None] * rows
-        self._reach = [0] * rows  # positions a row may have cached by now
+        self._began = np.zeros(rows, dtype=np.int64)  # steps before a row's first
+        self._cached_at = np.full(rows, _NEVER)  # positions cached, less the steps until then
 
     @property
     def busy(self) -> int:
@@ -116,6 +166,7 @@ class Rollout(Generic[T]):
         """
         ended: list[Continuation[T]] = []
         ahead: deque[Prompt[T]] = deque()
+        look: _Look | None = None
         while not over():
             if not self.busy:
                 yield from ended
@@ -125,10 +176,11 @@ class Rollout(Generic[T]):
                 return
             for _ in range(_INTERVAL):
                 self._advance()
-            # What the host does from here up to `_collect`, it does while the device works.
+            last, look = look, self._looks.take(self._steps, self._alive, self._count, self._written)
+            # All that the host does, it does while the device works.
             yield from ended
             ahead.extend(islice(prompts, max(len(ended) - len(ahead), 0)))
-            ended = self._collect()
+            ended = [] if last is None else self._collect(last)
         yield from ended
 
     def _refill(self, prompts: Iterator[Prompt[T]]) -> None:
@@ -169,14 +221,13 @@ class Rollout(Generic[T]):
         self._alive[rows] = True
         for (row, prompt), length in zip(group, lengths, strict=True):
             self._prompts[row] = prompt
-            self._reach[row] = length
+            self._began[row] = self._steps
+            self._cached_at[row] = length - self._steps
 
     def _advance(self) -> None:
-        self._reach = [reach + 1 for reach in self._reach]
-        longest = max(
-            reach for reach, prompt in zip(self._reach, self._prompts, strict=True) if prompt is not None
-        )
-        longest = min(longest, self._cache.positions)  # rows that have ended since are counted on
+        self._steps += 1
+        # Rows that have ended since the last look are counted on.
+        longest = min(int(self._cached_at.max()) + self._steps, self._cache.positions)
         on_gpu = self._target.device.type == "cuda"
         span = round_span(longest, self._cache.positions) if on_gpu else longest
         state = (self._last, self._cached, self._count, self._alive)
@@ -198,24 +249,20 @@ class Rollout(Generic[T]):
     def unfinished(self) -> list[Continuation[T]]:
         """Stops every row and returns what it has written so far."""
         self._alive.zero_()
-        return self._collect()
+        return self._collect(self._looks.take(self._steps, self._alive, self._count, self._written))
 
-    def _collect(self) -> list[Continuation[T]]:
-        """Takes out the rows that have ended."""
-        alive, counts = self._alive.tolist(), self._count.tolist()
-        ended = [row for row, prompt in enumerate(self._prompts) if prompt is not None and not alive[row]]
-        if not ended:
-            return []
-        written = self._written[torch.tensor(ended, device=self._written.device)].tolist()
+    def _collect(self, look: _Look) -> list[Continuation[T]]:
+        """Takes out the rows that had ended; those that began later are not in it."""
+        if look.arrived is not None:
+            look.arrived.synchronize()
+        alive, counts, written = look.alive.numpy(), look.count.numpy(), look.written.numpy()
         results = []
-        for row, tokens in zip(ended, written, strict=True):
+        for row in np.flatnonzero(~alive & (self._began < look.steps)).tolist():
             prompt = self._prompts[row]
             if prompt is not None:
-                results.append(Continuation(prompt, tokens[: counts[row]]))
+                results.append(Continuation(prompt, written[row, : counts[row]].tolist()))
             self._prompts[row] = None
-        for row, reach in enumerate(self._reach):
-            prompt = self._prompts[row]
-            self._reach[row] = len(prompt.tokens) - 1 + counts[row] if prompt is not None else reach
+            self._cached_at[row] = _NEVER
         return results
 
 

@@ -33,6 +33,11 @@ class HeadView:
     def count(self) -> int:
         return self.rows.shape[0] if self.used is None else self.used
 
+    @property
+    def plain(self) -> bool:
+        """Whether scores are those of all rows, plus the padding, and nothing else."""
+        return True
+
     def score(self, states: Tensor) -> Tensor:
         """Logits, float32 [..., rows], of states [..., hidden]; padding never wins."""
         logits = states @ self.rows.T
@@ -96,6 +101,28 @@ class HeadRows:
         """Enqueues an update: cycles launched before it see none of it, later ones all of it."""
         packed = self._staging.upload(update.packed())
         n, m = len(update.ids), len(update.dropped)
+        if self._padding is not None and self._rows.is_cuda:
+            from evospec.kernels.rows import write_rows  # Triton comes with CUDA builds of PyTorch only
+
+            write_rows(
+                self._head,
+                packed,
+                rows=self._rows,
+                ids=self._ids,
+                active=self._active,
+                padding=self._padding,
+                written=n,
+                dropped=m,
+                used=update.count,
+                before=self._view.count,
+            )
+        else:
+            self._write(update, packed)
+        if update.count != self._view.count:
+            self._view = self._make_view(update.count)
+
+    def _write(self, update: RowUpdate, packed: Tensor) -> None:
+        n, m = len(update.ids), len(update.dropped)
         slots, sources, ids = packed[:n], packed[n : 2 * n], packed[2 * n : 3 * n]
         changed, flags = packed[2 * n : 3 * n + m], packed[3 * n + m :]
         self._rows.index_copy_(0, slots, self._head.index_select(0, sources))
@@ -105,8 +132,6 @@ class HeadRows:
             self._padding.index_fill_(0, slots, 0.0)
             if update.count < self._view.count:
                 self._padding[update.count :].fill_(-torch.inf)
-        if update.count != self._view.count:
-            self._view = self._make_view(update.count)
 
     def _make_view(self, count: int) -> HeadView:
         if self._padding is None:

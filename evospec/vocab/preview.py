@@ -34,6 +34,10 @@ class PreviewView(HeadView):
     def count(self) -> int:
         return self.exact
 
+    @property
+    def plain(self) -> bool:
+        return False
+
     def score(self, states: Tensor) -> Tensor:
         """Logits, float32 [..., rows], of states [..., hidden]; -inf for rows that were not chosen."""
         if self.down is None or self.up is None:

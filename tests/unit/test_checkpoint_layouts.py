@@ -150,9 +150,9 @@ def test_an_engine_drafts_from_the_layers_and_tokens_that_the_layout_means(
     target = make()
     drafts: list[Draft] = []
 
-    def watch(draft: Draft, logits: Tensor, sampling: SamplingBatch, first: Tensor) -> Verdict:
+    def watch(draft: Draft, *target_side: Any) -> Verdict:
         drafts.append(draft)
-        return verify(draft, logits, sampling, first)
+        return verify(draft, *target_side)
 
     monkeypatch.setattr(runner_module, "verify", watch)
     engine = engine_of(target, folder, "full")

@@ -14,7 +14,6 @@ import torch
 import evospec.engine.runner as runner_module
 from evospec.config import EngineConfig, SemanticConfig, VocabularyConfig
 from evospec.decoding.draft import Draft
-from evospec.decoding.sampling import SamplingBatch
 from evospec.decoding.verify import Verdict, verify
 from evospec.engine.engine import Engine
 from evospec.engine.observer import Learners
@@ -263,8 +262,8 @@ def forgets_one_key(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
 def accepts_one_too_many(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted bug: a draft token is taken without looking."""
 
-    def careless(draft: Draft, logits: torch.Tensor, sampling: SamplingBatch, first: torch.Tensor) -> Verdict:
-        verdict = verify(draft, logits, sampling, first)
+    def careless(draft: Draft, *target_side: Any) -> Verdict:
+        verdict = verify(draft, *target_side)
         if draft.tokens.shape[1]:
             verdict.tokens[:, 0] = draft.tokens[:, 0]
         return verdict
@@ -289,9 +288,9 @@ def test_a_swapped_adapter_drafts_as_a_drafter_that_has_it_merged(monkeypatch: p
     tensors: dict[str, torch.Tensor] = {}
     drafts: list[list[int]] = []
 
-    def watch(draft: Draft, logits: torch.Tensor, sampling: SamplingBatch, first: torch.Tensor) -> Verdict:
+    def watch(draft: Draft, *target_side: Any) -> Verdict:
         drafts.append(draft.tokens.flatten().tolist())
-        return verify(draft, logits, sampling, first)
+        return verify(draft, *target_side)
 
     monkeypatch.setattr(runner_module, "verify", watch)
 

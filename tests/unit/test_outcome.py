@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from evospec.decoding.best import best_tokens
 from evospec.decoding.chain import ChainDrafter, DraftRoot
 from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import SamplingBatch, SamplingParams
@@ -64,7 +65,7 @@ def read(draft: Draft, logits: Tensor) -> Report:
         draft.depth + 1, nodes=nodes, tree=draft.tree is not None, covered=False, wanted=NOTHING
     )
     verdict = verify(draft, logits, GREEDY, torch.tensor([1]))
-    return layout.read(layout.pack(verdict, logits, None, draft.tokens).numpy())
+    return layout.read(layout.pack(verdict, best_tokens(logits, 0), None, draft.tokens).numpy())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evospec.decoding.best import best_tokens
 from evospec.decoding.verify import Verdict
 from evospec.engine.host_copy import ReportBuffer
-from evospec.engine.report import ReportLayout, Wanted, best_tokens
+from evospec.engine.report import ReportLayout, Wanted
 
 CPU = torch.device("cpu")
 
@@ -20,11 +21,14 @@ CPU = torch.device("cpu")
 def test_best_tokens_are_the_largest(vocab: int, k: int, seed: int) -> None:
     k = min(k, vocab)
     logits = torch.randn(2, 3, vocab, generator=torch.Generator().manual_seed(seed))
-    values, ids = best_tokens(logits, k)
+    best = best_tokens(logits, k, totals=True)
     expected = logits.topk(k, dim=-1)
-    assert torch.equal(values, expected.values)
-    assert torch.equal(logits.gather(-1, ids), expected.values)
-    assert all(len(set(row.tolist())) == k for row in ids.flatten(0, 1))
+    assert torch.equal(best.scores, expected.values)
+    assert torch.equal(logits.gather(-1, best.ids), expected.values)
+    assert torch.equal(best.choices, logits.argmax(dim=-1))
+    assert best.totals is not None
+    assert torch.equal(best.totals, logits.logsumexp(dim=-1))
+    assert all(len(set(row.tolist())) == k for row in best.ids.flatten(0, 1))
 
 
 @pytest.mark.parametrize("tree", [False, True])
@@ -43,7 +47,8 @@ def test_a_report_is_read_as_it_was_packed(wanted: Wanted, covered: bool, tree: 
     active = (torch.arange(vocab) % 2).long() if covered else None
     drafts = torch.randint(0, vocab, (rows, 6), generator=generator)
     layout = ReportLayout(places, nodes=6, tree=tree, covered=covered, wanted=wanted)
-    packed = layout.pack(verdict, logits, active, drafts)
+    best = best_tokens(logits, wanted.best, totals=wanted.traced > 0)
+    packed = layout.pack(verdict, best, active, drafts)
     assert packed.shape == (rows, layout.columns)
 
     buffer = ReportBuffer(packed.numel() + 9, CPU)

@@ -278,7 +278,7 @@ def adapter(version: int) -> AdapterWeights:
 
 
 def staged(version: int) -> StagedAdapter:
-    return StagedAdapter(adapter(version), {})
+    return StagedAdapter(version, {})
 
 
 def done(value: T) -> Future[T]:
