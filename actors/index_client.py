@@ -7,12 +7,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from actors.breaker import CircuitBreaker
+from actors.counts import IndexCounts
 from evospec.vocab.semantic import Lookup
 from evospec.wire import IndexPoint, TokenHits
 
@@ -31,22 +32,6 @@ class RemoteIndex(Protocol):
     def search(self, vectors: np.ndarray, tenant: str, limit: int) -> Future[list[TokenHits]]: ...
 
     def write(self, points: Sequence[IndexPoint]) -> Future[None]: ...
-
-
-@dataclass(slots=True)
-class IndexCounts:
-    lookups: int = 0
-    hits: int = 0
-    late: int = 0  # batches that missed the deadline
-    failed: int = 0  # calls that raised
-    skipped: int = 0  # not asked for: breaker open, or too many waiting
-    points_written: int = 0
-    points_dropped: int = 0
-    breaker_opened: int = 0
-
-    @property
-    def failures(self) -> int:
-        return self.late + self.failed
 
 
 class IndexClient:

@@ -9,6 +9,7 @@ from typing import cast
 from ray import serve
 
 from actors.adoption import Adoption, build_adapter
+from actors.counts import FollowerCounts
 from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
 from actors.handles import RemoteAligner, RemoteTokenIndex
@@ -17,7 +18,7 @@ from actors.metrics import ReplicaMetrics
 from actors.status import ReplicaStatus
 from actors.text_generation import generate_text
 from actors.trace_sender import TraceSender
-from actors.weight_follower import FollowerCounts, WeightFollower
+from actors.weight_follower import WeightFollower
 from evospec.align.trace import Trace
 from evospec.config import Config
 from evospec.engine.build import load_engine

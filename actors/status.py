@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.index_client import IndexCounts
-from actors.trace_sender import TraceCounts
-from actors.weight_follower import FollowerCounts
+from actors.counts import FollowerCounts, IndexCounts, TraceCounts
 from evospec.align.arm import ArmSums
 from evospec.engine.stats import EngineStats
 from evospec.wire import Fingerprints

@@ -7,27 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from actors.counts import TraceCounts
 from evospec.align.trace import Trace
 
 logger = logging.getLogger(__name__)
 
 # Packs one trace and hands it to the aligner; never raises, errors are in the future.
 SendTrace = Callable[[Trace], Future[None]]
-
-
-@dataclass(slots=True)
-class TraceCounts:
-    sent: int = 0
-    dropped_full: int = 0  # oldest first, because the buffer was full
-    dropped_failed: int = 0  # the aligner was absent, died with the trace, or refused it
-    queued: int = 0
-    queued_bytes: int = 0
-
-    @property
-    def dropped(self) -> int:
-        return self.dropped_full + self.dropped_failed
 
 
 class TraceSender:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from actors.adoption import Adoption
+from actors.counts import FollowerCounts
 from evospec.errors import EngineFailedError, EvoSpecError, RegistryError, VersionMissingError, WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.ports import ACKNOWLEDGED_FOR_S, RegistryFactory, WeightRegistry
@@ -20,18 +21,6 @@ JITTER = 0.25  # replicas started together shall not poll together
 MAX_PAUSE_S = 30.0
 SWAP_TIMEOUT_S = 60.0
 ACKNOWLEDGE_EVERY_S = ACKNOWLEDGED_FOR_S / 3
-
-
-@dataclass(slots=True)
-class FollowerCounts:
-    version: int = 0
-    swaps: int = 0
-    rollbacks: int = 0  # swaps to a lower version
-    polls: int = 0
-    registry_failures: int = 0
-    missing: int = 0  # polls that found the wanted version's bytes gone
-    refused: int = 0  # versions that did not pass the checks
-    not_applied: int = 0  # swaps that the engine did not get to
 
 
 class WeightFollower:

@@ -33,6 +33,12 @@ CapacityOption = Annotated[int, typer.Option(min=64, help="Most rows that a dyna
 CoreOption = Annotated[
     int, typer.Option(min=0, help="Most frequent tokens, always active in a dynamic policy.")
 ]
+WarmOption = Annotated[
+    list[Path] | None,
+    typer.Option(help="Prompt file that policies learn from before anything counts; may be repeated."),
+]
+WarmSplitOption = Annotated[str | None, typer.Option(help="Learn only from lines with this `split`.")]
+WarmLimitOption = Annotated[int | None, typer.Option(min=1, help="Prompts per domain to learn from.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -45,6 +51,9 @@ def decode(
     drafter: DrafterOption = "default",
     split: SplitOption = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts per domain.")] = None,
+    warm: WarmOption = None,
+    warm_split: WarmSplitOption = None,
+    warm_limit: WarmLimitOption = None,
     policies: Annotated[
         str,
         typer.Option(
@@ -87,7 +96,7 @@ def decode(
     Exit code 1 when an output is not the target's own.
     """
     from evospec.bench.command import run_decode
-    from evospec.bench.settings import DecodeSettings, batch_sizes, vocabulary
+    from evospec.bench.settings import DecodeSettings, Lessons, batch_sizes, vocabulary
 
     first_batch, *more_batches = batch_sizes(batch)
     settings = DecodeSettings(
@@ -111,6 +120,7 @@ def decode(
         seed=seed,
         chat=not no_chat,
         vocabulary=vocabulary(capacity=capacity, core=core),
+        lessons=Lessons(tuple(warm or ()), warm_split, warm_limit),
     )
     results = run_decode(settings, out)
     if json_output:
@@ -129,12 +139,9 @@ def stream(
     target: TargetOption = "smollm2-135m",
     drafter: DrafterOption = "default",
     split: SplitOption = None,
-    warm: Annotated[
-        list[Path] | None,
-        typer.Option(help="Prompt file that policies learn from before the stream; may be repeated."),
-    ] = None,
-    warm_split: Annotated[str | None, typer.Option(help="Learn only from lines with this `split`.")] = None,
-    warm_limit: Annotated[int | None, typer.Option(min=1, help="Prompts per topic to learn from.")] = None,
+    warm: WarmOption = None,
+    warm_split: WarmSplitOption = None,
+    warm_limit: WarmLimitOption = None,
     policies: Annotated[
         str,
         typer.Option(help="What to compare, comma-separated, as in `bench decode`; `plain` is always run."),
@@ -156,7 +163,7 @@ def stream(
 
     Topics are the prompts' domains. Exit code 1 when an output is not the target's own.
     """
-    from evospec.bench.settings import DecodeSettings, vocabulary
+    from evospec.bench.settings import DecodeSettings, Lessons, vocabulary
     from evospec.bench.stream import StreamSettings
     from evospec.bench.stream_command import run_stream
 
@@ -175,14 +182,12 @@ def stream(
         draft_length=draft_length,
         chat=not no_chat,
         vocabulary=vocabulary(capacity=capacity, core=core),
+        lessons=Lessons(tuple(warm or ()), warm_split, warm_limit),
     )
     settings = StreamSettings(
         decoding,
         every=every,
         rounds=rounds,
-        warm=tuple(warm or ()),
-        warm_split=warm_split,
-        warm_limit=warm_limit,
     )
     results = run_stream(settings, out)
     if json_output:

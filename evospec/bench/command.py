@@ -48,12 +48,19 @@ def _measured(bench: DecodeBench, console: Console) -> Results:
         console.print(f"{bench.skipped} prompts are too long for the models and are left out")
     with console.status("warming up, and measuring the copy bandwidth"):
         bench.warm_up()
+    learn(bench, console)
     turns = list(shown_turns(bench.turns(), bench.turn_count, console))
     if bench.settings.profile:
         with console.status("breaking cycles down"):
             bench.profile()
     with console.status("checking outputs"):
         return bench.results(turns)
+
+
+def learn(bench: DecodeBench, console: Console) -> None:
+    """Lets learning policies decode their lessons."""
+    for _ in shown_turns(bench.learn(), len(bench.lessons) * len(bench.learners), console):
+        pass
 
 
 def make_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -37,6 +37,7 @@ class DecodeBench:
     Attributes:
         bandwidth: of the device, bytes per second; None until `warm_up` has measured it.
         ledgers: of the arms that are our engine.
+        lessons: what learning policies decode before anything counts.
         longest: positions that a request needs at most.
         breakdowns: by arm and domain; empty until `profile` has run.
         skipped: prompts left out because they do not fit the models with `max_tokens`.
@@ -47,6 +48,7 @@ class DecodeBench:
     arms: list[Arm]
     ledgers: list[Ledger]
     batches: list[Batch]
+    lessons: list[Batch]
     warm_up_batch: Batch
     skipped: int
     longest: int
@@ -78,16 +80,12 @@ class DecodeBench:
         batches: list[Batch],
         *,
         skipped: int,
-        positions: int = 0,
     ) -> DecodeBench:
-        """Builds the engines for batches at hand.
-
-        Args:
-            positions: that requests besides those of the batches need.
-        """
+        """Builds the engines for batches at hand."""
         names = parse_arms(settings.policies, settings.drafting)
         warm_up = warm_up_batch(models.target.tokenizer, settings)
-        most = max(positions, longest([*batches, warm_up]))
+        lessons = _lessons(settings, models)
+        most = longest([*batches, *lessons, warm_up])
         config = _config(settings, max_length=most)
         arms, ledgers = [], []
         for name in names:
@@ -96,7 +94,7 @@ class DecodeBench:
             built = allocated_mb(models.target.device) - before
             ledgers.append(Ledger.of(arms[-1], built))
         own = [ledger for ledger in ledgers if ledger is not None]
-        return cls(settings, models, arms, own, batches, warm_up, skipped, most)
+        return cls(settings, models, arms, own, batches, lessons, warm_up, skipped, most)
 
     @property
     def turn_count(self) -> int:
@@ -111,6 +109,19 @@ class DecodeBench:
         for ledger in self.ledgers:
             ledger.captures_before = ledger.engine.captures
         self.bandwidth = copy_bandwidth(self.models.target.device)
+
+    @property
+    def learners(self) -> list[EngineArm]:
+        """Arms whose active rows change."""
+        own = [arm for arm in self.arms if isinstance(arm, EngineArm)]
+        return [arm for arm in own if arm.engine.stats.vocabulary_epoch > 0]
+
+    def learn(self) -> Iterator[Turn]:
+        """Decodes the lessons; their turns count for nothing."""
+        memory = self._memory()
+        for batch in self.lessons:
+            for arm in self.learners:
+                yield arm.run(batch, memory)
 
     def turns(self) -> Iterator[Turn]:
         yield from interleave(self.arms, self.batches, self._memory())
@@ -186,6 +197,18 @@ def load_models(settings: DecodeSettings) -> BenchModels:
     read_prompts(settings.prompts, split=settings.split, limit=settings.limit)
     drafts = any(name.drafting is not None for name in names)
     return BenchModels.load(_config(settings, max_length=_SHORTEST), drafts=drafts)
+
+
+def _lessons(settings: DecodeSettings, models: BenchModels) -> list[Batch]:
+    lessons = settings.lessons
+    if not lessons.files:
+        return []
+    found = read_prompts(lessons.files, split=lessons.split, limit=lessons.limit)
+    kept = fitting(encode(found, models.target.tokenizer, settings), settings.max_tokens, models.room)
+    return [
+        replace(batch, requests=tuple(replace(each, id=f"warm/{each.id}") for each in batch.requests))
+        for batch in make_batches(kept, settings)
+    ]
 
 
 def _arm(name: ArmName, models: BenchModels, config: Config, assistant: str | None) -> Arm:

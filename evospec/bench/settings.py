@@ -17,6 +17,20 @@ DEFAULT_POLICIES = (PLAIN, "full", "fr-spec:32768", "evospec")
 
 
 @dataclass(frozen=True, slots=True)
+class Lessons:
+    """Prompts that learning policies decode before anything counts; what they learn from them is kept.
+
+    Attributes:
+        files: of prompts; none: there are no lessons.
+        split, limit: of these files' lines, and prompts per domain.
+    """
+
+    files: tuple[Path, ...] = ()
+    split: str | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeSettings:
     """What to run.
 
@@ -49,6 +63,7 @@ class DecodeSettings:
     chat: bool = True
     profile: bool = True
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    lessons: Lessons = Lessons()
 
     def described(self) -> dict[str, JsonValue]:
         """For the result file: names, no folders."""
@@ -72,6 +87,9 @@ class DecodeSettings:
             "chat": self.chat,
             "capacity": self.vocabulary.capacity,
             "core": self.vocabulary.core,
+            "warm": [file.name for file in self.lessons.files],
+            "warm_split": self.lessons.split,
+            "warm_limit": self.lessons.limit,
         }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from evospec.bench.command import make_folder, run_line, shown_turns
+from evospec.bench.command import learn, make_folder, run_line, shown_turns
 from evospec.bench.results import Results
 from evospec.bench.stream import StreamBench, StreamSettings
 from evospec.bench.stream_plots import write_stream_plots
@@ -30,8 +30,7 @@ def run_stream(settings: StreamSettings, out: Path) -> Results:
         console.print(f"{bench.skipped} prompts are too long for the models and are left out")
     with console.status("warming up, and measuring the copy bandwidth"):
         bench.warm_up()
-    for _ in shown_turns(stream.learn(), len(stream.warm) * len(stream.learners), console):
-        pass
+    learn(bench, console)
     turns = list(shown_turns(bench.turns(), bench.turn_count, console))
     with console.status("checking outputs"):
         results, found = stream.results(turns)

@@ -18,6 +18,7 @@ from evospec.engine.contexts import ContextVectors
 from evospec.engine.host_copy import Fetched, fetch
 from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
+from evospec.engine.request import Request
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
 from evospec.vocab.protocol import VocabularyPolicy
@@ -82,6 +83,22 @@ class _Lesson:
     features: Fetched | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """A processed prompt that nobody has learned from yet.
+
+    Attributes:
+        context: its embedding [hidden].
+        best: the target's best tokens at its latest positions [positions, k].
+        features: at its latest positions but the last [positions, taps * hidden].
+    """
+
+    request: Request
+    context: Fetched | None
+    best: Fetched | None
+    features: Fetched | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Best:
     """The target's best tokens and their log-probabilities, [rows, places, k] each."""
@@ -104,6 +121,7 @@ class Observer:
         self._recorder = learners.recorder
         self._semantic = learners.semantic
         self._contexts = contexts
+        self._prompts: list[_Prompt] = []
         self._lesson: _Lesson | None = None
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
         self._untraced = learners.wanted(target.vocab_size, traced=False)
@@ -126,30 +144,34 @@ class Observer:
 
     @torch.inference_mode()
     def prompt(self, state: RequestState, prompted: Prompted) -> None:
-        """Reports a completed prefill, before its first token is reported."""
+        """Keeps a completed prefill for `learn`."""
         request, learners = state.request, self._learners
+        context = best = features = None
         if self._semantic is not None and self._contexts is not None:
-            self._semantic.admit(request, self._contexts.vector(state.slot).cpu().numpy())
+            context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
-            best = [
+            parts = [
                 best_tokens(self._target.scores(hidden[None]), self._untraced.ranked).ids[0]
                 for hidden in prompted.hidden[-learners.prompt_ranked :].split(_LOGITS_AT_ONCE)
             ]
-            self._vocabulary.ranked(request.id, torch.cat(best).cpu().numpy())
+            best = fetch(torch.cat(parts))
         if self._recorder is not None and prompted.features is not None and request.trace:
-            features = prompted.features[:-1][-self._recorder.context :].cpu()
-            self._recorder.prompt(request.id, request.prompt_ids, features)
+            features = fetch(prompted.features[:-1][-self._recorder.context :])
+        self._prompts.append(_Prompt(request, context, best, features))
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
         """Keeps a cycle for `learn`, which must be called before the next."""
         self._lesson = _Lesson(report, emissions, features)
 
     def learn(self) -> int:
-        """Learns from the last cycle, and lets the vocabulary change.
+        """Learns from new prompts and the last cycle, and lets the vocabulary change.
 
         Returns:
             Number of head rows written.
         """
+        prompts, self._prompts = self._prompts, []
+        for prompt in prompts:
+            self._read(prompt)
         vectors, self._vectors = self._vectors, []
         for request_id, vector in vectors:
             if self._semantic is not None:
@@ -158,6 +180,15 @@ class Observer:
         if lesson is not None:
             self._take_in(lesson)
         return self._vocabulary.apply() if self._vocabulary is not None else 0
+
+    def _read(self, prompt: _Prompt) -> None:
+        request = prompt.request
+        if self._semantic is not None and prompt.context is not None:
+            self._semantic.admit(request, prompt.context.tensor().numpy())
+        if self._vocabulary is not None and prompt.best is not None:
+            self._vocabulary.ranked(request.id, prompt.best.tensor().numpy())
+        if self._recorder is not None and prompt.features is not None:
+            self._recorder.prompt(request.id, request.prompt_ids, prompt.features.tensor())
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())

@@ -168,7 +168,8 @@ class Stepper:
             features = prompted.features
             fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
             self._observer.note(prompted.report, [emission], fetched)
-            self._learn()  # the first draft shall know the prompt
+            if not self._overlap:  # else the device would wait, for longer than the first draft gains
+                self._learn()
         self.stats.prefill_seconds += perf_counter() - began
         return outputs
 

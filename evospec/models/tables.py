@@ -6,13 +6,16 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from evospec.errors import UnsupportedModelError
+
+if TYPE_CHECKING:  # it takes seconds to import, and the aligner needs nothing else of it
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,23 +200,23 @@ class Rollout(Generic[T]):
     def _prefill(self, group: Sequence[tuple[int, Prompt[T]]]) -> None:
         """Writes prompts but for their last tokens into the rows' caches, and starts the rows."""
         device = self._target.device
-        rows = torch.tensor([row for row, _ in group], device=device)
         lengths = [len(prompt.tokens) - 1 for _, prompt in group]
         width = max(lengths)
+        # A column each: row, last token, length, limit; then the prompt's other tokens.
+        table = np.zeros((len(group), 4 + width), dtype=np.int64)
+        for place, (row, prompt) in enumerate(group):
+            table[place, :4] = row, prompt.tokens[-1], lengths[place], prompt.limit
+            table[place, 4 : 4 + lengths[place]] = prompt.tokens[:-1]
+        sent = _send(torch.from_numpy(table), device)
+        rows, last, cached, limit = sent[:, :4].unbind(dim=1)
         if width:
-            tokens = torch.zeros(len(group), width, dtype=torch.int64)
-            for place, (_, prompt) in enumerate(group):
-                tokens[place, : lengths[place]] = torch.tensor(prompt.tokens[:-1])
             apart = self._target.new_cache(len(group), width)
-            self._target.forward(tokens.to(device), Window.from_start(len(group), width, device), apart)
+            self._target.forward(
+                sent[:, 4:].contiguous(), Window.from_start(len(group), width, device), apart
+            )
             self._cache.adopt(apart, rows)
-        for buffer, values in (
-            (self._last, [prompt.tokens[-1] for _, prompt in group]),
-            (self._cached, lengths),
-            (self._limit, [prompt.limit for _, prompt in group]),
-            (self._heat, [prompt.heat for _, prompt in group]),
-        ):
-            buffer[rows] = torch.tensor(values, dtype=buffer.dtype, device=device)
+        self._last[rows], self._cached[rows], self._limit[rows] = last, cached, limit
+        self._heat[rows] = _send(torch.tensor([prompt.heat for _, prompt in group]), device)
         self._count[rows] = 0
         self._alive[rows] = True
         for (row, prompt), length in zip(group, lengths, strict=True):
@@ -264,6 +264,14 @@ class Rollout(Generic[T]):
             self._prompts[row] = None
             self._cached_at[row] = _NEVER
         return results
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    """It, on the device; does not wait for what the device does."""
+    if device.type != "cuda":
+        return tensor
+    # The pinned allocator hands memory out again only when copies out of it are done.
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _drained(items: deque[Prompt[T]]) -> Iterator[Prompt[T]]:

@@ -60,6 +60,7 @@ class DynamicVocabulary:
         falling = np.linspace(1.0, 0.5, len(frequent))
         self._frequent = Proposals(frequent, FREQUENT_SCORE * falling)
         self._refill = 0  # cycles until then
+        self._emitted: list[int] = []  # since the last `apply`
         rows.activate(core, CORE_SCORE, Origin.CORE)
         rows.pin(core)
         self.apply()
@@ -97,8 +98,7 @@ class DynamicVocabulary:
         pass  # a draft holds active tokens only
 
     def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
-        active = self._rows.contains(np.asarray(token_ids, dtype=np.int64))
-        self._budget.observe(len(active), len(active) - int(active.sum()))
+        self._emitted.extend(token_ids)
         if self._sources.context is not None:
             self._sources.context.emitted(request_id, token_ids)
         if self._sources.statistical is not None:
@@ -115,6 +115,10 @@ class DynamicVocabulary:
             self._sources.statistical.finish(request_id, learn=learn)
 
     def apply(self) -> int:
+        if self._emitted:
+            active = self._rows.contains(np.array(self._emitted, dtype=np.int64))
+            self._budget.observe(len(active), len(active) - int(active.sum()))
+            self._emitted.clear()
         self._rows.tick()
         written = self._rows.activate_ranked(best_of(self._proposals()))
         if self._sources.context is not None:

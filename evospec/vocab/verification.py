@@ -29,7 +29,7 @@ class VerificationSource:
     def propose(self) -> Proposals:
         if not self._best:
             return NOTHING
-        ids = np.concatenate([best.ravel() for best in self._best])
-        scores = np.concatenate([np.tile(self._scores[: best.shape[1]], len(best)) for best in self._best])
+        # Prompts and cycles report as many tokens per position: one table holds them all.
+        best = np.concatenate(self._best)
         self._best.clear()
-        return Proposals(ids, scores)
+        return Proposals(best.ravel(), np.tile(self._scores[: best.shape[1]], len(best)))

@@ -12,7 +12,7 @@ from evospec.bench.batches import EncodedPrompt
 from evospec.bench.measure import Covered, Turn
 from evospec.bench.prompts import Prompt, PromptFileError
 from evospec.bench.results import Results
-from evospec.bench.settings import DecodeSettings
+from evospec.bench.settings import DecodeSettings, Lessons
 from evospec.bench.stream import StreamBench, StreamSettings, in_turns
 from evospec.bench.stream_command import run_stream
 from evospec.bench.stream_summary import bucketed, coverage_of, summarise_stream
@@ -122,8 +122,9 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> StreamSettings:
         max_tokens=10,
         profile=False,
         vocabulary=VocabularyConfig(capacity=128, core=32),
+        lessons=Lessons((file,), "adapt"),
     )
-    return StreamSettings(decode, every=1, rounds=2, warm=(file,), warm_split="adapt")
+    return StreamSettings(decode, every=1, rounds=2)
 
 
 def test_a_stream_is_decoded_and_reported(settings: StreamSettings, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_a_stream_is_decoded_and_reported(settings: StreamSettings, tmp_path: Pa
 
 def test_only_policies_that_change_learn_before_the_stream(settings: StreamSettings) -> None:
     stream = StreamBench.load(settings)
-    learned = list(stream.learn())
+    learned = list(stream.bench.learn())
     assert [(turn.arm, turn.batch.domain) for turn in learned] == [("evospec", "law"), ("evospec", "code")]
     (evospec,) = stream.learners
     assert evospec.retrieval.index.count() == 2

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actors.index_client import IndexCounts
+from actors.counts import FollowerCounts, IndexCounts, TraceCounts
 from actors.status import ReplicaStatus
-from actors.trace_sender import TraceCounts
-from actors.weight_follower import FollowerCounts
 from evospec.align.arm import ArmSums, Observation
 from evospec.engine.stats import EngineStats
 from tests.unit.actors.fakes import FINGERPRINTS

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from actors.index_client import IndexCounts
+from actors.counts import FollowerCounts, IndexCounts, TraceCounts
 from actors.status import ReplicaStatus
-from actors.trace_sender import TraceCounts
-from actors.weight_follower import FollowerCounts
 from evospec.engine.stats import EngineStats
 from evospec.wire import Fingerprints
 from services.demo.timeline import Timeline
