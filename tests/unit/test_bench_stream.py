@@ -149,5 +149,5 @@ def test_only_policies_that_change_learn_before_the_stream(settings: StreamSetti
     stream = StreamBench.load(settings)
     learned = list(stream.bench.learn())
     assert [(turn.arm, turn.batch.domain) for turn in learned] == [("evospec", "law"), ("evospec", "code")]
-    (evospec,) = stream.learners
+    (evospec,) = stream.bench.learners
     assert evospec.retrieval.index.count() == 2
