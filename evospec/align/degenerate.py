@@ -20,12 +20,18 @@ def loop_share(token_ids: np.ndarray, longest_period: int = LONGEST_PERIOD) -> f
     Example: a b c c c c d has a stretch of four tokens with period 1: 4 / 7.
     """
     tokens = len(token_ids)
-    longest = 0
-    for period in range(1, min(longest_period, tokens // FEWEST_REPEATS) + 1):
-        run = _longest_run(token_ids[period:] == token_ids[:-period])
-        if run + period >= FEWEST_REPEATS * period:
-            longest = max(longest, run + period)
-    return longest / tokens if tokens else 0.0
+    most = min(longest_period, tokens // FEWEST_REPEATS)
+    if most < 1:
+        return 0.0
+    periods = np.arange(1, most + 1)
+    place = np.arange(tokens)
+    later = place + periods[:, None]  # [periods, tokens]
+    repeats = (token_ids[np.minimum(later, tokens - 1)] == token_ids) & (later < tokens)
+    # How many places in a row have repeated by each place.
+    runs = place - np.maximum.accumulate(np.where(repeats, -1, place), axis=1)
+    stretches = runs.max(axis=1) + periods
+    counted = stretches[stretches >= FEWEST_REPEATS * periods]
+    return float(counted.max(initial=0)) / tokens
 
 
 def is_degenerate(token_ids: np.ndarray) -> bool:
@@ -50,10 +56,3 @@ def may_loop(token_ids: np.ndarray) -> bool:
     hashed = hashed[:-1] * _RUN_FACTOR + hashed[1:]
     hashed = hashed[:-2] * _RUN_FACTOR * _RUN_FACTOR + hashed[2:]
     return len(np.unique(hashed)) <= (1 - LARGEST_LOOP_SHARE) * len(token_ids) + LONGEST_PERIOD
-
-
-def _longest_run(flags: np.ndarray) -> int:
-    """Length of the longest run of True in `flags` [n]."""
-    breaks = np.flatnonzero(~flags)
-    edges = np.concatenate(([-1], breaks, [len(flags)]))
-    return int(np.diff(edges).max()) - 1

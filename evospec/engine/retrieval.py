@@ -32,10 +32,14 @@ class RetrievalPump:
         self._neighbours = neighbours
 
     def run(self) -> None:
+        tenants: dict[str, list[Lookup]] = {}
         for lookup in self._engine.take_lookups():
-            query = np.stack([lookup.vector])  # [1, dim]
-            (hits,) = self.index.search(query, lookup.tenant, self._neighbours)
-            self._engine.offer_hits(lookup.request_id, hits)
+            tenants.setdefault(lookup.tenant, []).append(lookup)
+        for tenant, lookups in tenants.items():
+            queries = np.stack([lookup.vector for lookup in lookups])  # [look-ups, dim]
+            found = self.index.search(queries, tenant, self._neighbours)
+            for lookup, hits in zip(lookups, found, strict=True):
+                self._engine.offer_hits(lookup.request_id, hits)
         points = self._engine.take_points()
         if points:
             self.index.write(points)

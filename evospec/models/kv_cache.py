@@ -181,7 +181,7 @@ class KVCache:
 
     def adopt(self, other: KVCache, slots: Tensor) -> None:
         """Copies all of another cache's positions to the beginning of these slots [other's slots]."""
-        self._storage[:, :, slots, :, : other.positions] = other._storage
+        self._storage[:, :, :, :, : other.positions].index_copy_(2, slots, other._storage)
 
     def keep_path(self, starts: Tensor, places: Tensor) -> None:
         """Makes a tree's path contiguous, in the first slots.

@@ -10,7 +10,7 @@ that copy. Given prompts: whatever the user brings.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -24,6 +24,7 @@ from evospec.training.rollout import Continuation, Prompt, Rollout
 from evospec.training.seeds import Seeds
 
 LONGEST_PROMPT = 1_024  # tokens of a prompt, turn markers included; longer ones are left out
+_TASKS_AT_ONCE = 64  # tokenised together, which takes as long as a few
 _TASK_TOKENS = 128  # what a task may add to its passage, turn markers included
 
 
@@ -136,11 +137,13 @@ class _Author:
         self._target = target
         self._plan = plan
         self._tasks = seeds.tasks
+        self._tasks_ahead: deque[list[int]] = deque()
         self._markers = TurnMarkers.of(target)
         self._openings = [self._encode(text) for text in seeds.openings]
         markers = len(self._markers.user) + len(self._markers.assistant)
         self._longest = min(target.max_length - plan.answer_tokens, LONGEST_PROMPT) - markers
-        turns = [self._encode(text) for text in seeds.prompts]
+        self._paragraph = self._encode("\n\n")
+        turns = self._encode_all(seeds.prompts)
         self._prompts = [turn for turn in turns if 0 < len(turn) <= self._longest]
         self._asked: deque[list[int]] = deque()
 
@@ -179,18 +182,30 @@ class _Author:
         return Prompt(context, heat, self._plan.answer_tokens, _Turn(is_answer=True, start=turn))
 
     def _task(self) -> list[int]:
-        passages = [self._passage()]
-        while len(passages) < 3 and self._rng.random() < 0.3:
-            passages.append(self._passage())
-        tokens = self._encode("\n\n".join(passages))[: self._plan.passage_tokens]
-        passage = str(self._target.tokenizer.decode(tokens))
-        turn = self._encode(self._tasks[self._pick(len(self._tasks))].replace("{passage}", passage))
-        return turn[: self._longest]
+        if not self._tasks_ahead:
+            self._tasks_ahead.extend(self._encode_all([self._task_text() for _ in range(_TASKS_AT_ONCE)]))
+        return self._tasks_ahead.popleft()[: self._longest]
 
-    def _passage(self) -> str:
+    def _task_text(self) -> str:
+        passage = self._passage()
+        passages = 1
+        while passages < 3 and self._rng.random() < 0.3:
+            passage += self._paragraph + self._passage()
+            passages += 1
+        passage = passage[: self._plan.passage_tokens]
+        text = str(self._target.tokenizer.decode(passage, skip_special_tokens=True)).strip()
+        return self._tasks[self._pick(len(self._tasks))].replace("{passage}", text)
+
+    def _passage(self) -> list[int]:
         document = self.documents[self._pick(len(self.documents))]
-        answer = document.tokens[document.answer :].tolist()
-        return str(self._target.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+        answer: list[int] = document.tokens[document.answer :].tolist()
+        return answer[:-1] if answer[-1] in self._target.eos_ids else answer
+
+    def _encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded: list[list[int]] = self._target.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return encoded
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._target.tokenizer.encode(text, add_special_tokens=False)

@@ -215,10 +215,13 @@ class Rollout(Generic[T]):
                 sent[:, 4:].contiguous(), Window.from_start(len(group), width, device), apart
             )
             self._cache.adopt(apart, rows)
-        self._last[rows], self._cached[rows], self._limit[rows] = last, cached, limit
-        self._heat[rows] = _send(torch.tensor([prompt.heat for _, prompt in group]), device)
-        self._count[rows] = 0
-        self._alive[rows] = True
+        # Assignments by index would wait for the device.
+        self._last.index_copy_(0, rows, last)
+        self._cached.index_copy_(0, rows, cached)
+        self._limit.index_copy_(0, rows, limit)
+        self._heat.index_copy_(0, rows, _send(torch.tensor([prompt.heat for _, prompt in group]), device))
+        self._count.index_fill_(0, rows, 0)
+        self._alive.index_fill_(0, rows, True)
         for (row, prompt), length in zip(group, lengths, strict=True):
             self._prompts[row] = prompt
             self._began[row] = self._steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,46 +20,89 @@ class MemoryIndex:
     def __init__(self, max_points: int, max_tokens: int = 512) -> None:
         self._max_points = max_points
         self._max_tokens = max_tokens
-        self._points: list[IndexPoint] = []
-        self._vectors: np.ndarray | None = None  # [points, dim], stacked on the first search after a write
+        self._shelves: dict[str, _Shelf] = {}
+        self._order: deque[str] = deque()  # whose each point is, oldest first
 
     def search(self, vectors: np.ndarray, tenant: str, limit: int) -> list[TokenHits]:
         """Raises TokenIndexError when the vectors have another length than the points'."""
-        owned = np.flatnonzero([point.tenant == tenant for point in self._points])
-        if not owned.size:
+        shelf = self._shelves.get(tenant)
+        if shelf is None or not len(shelf):
             return [TokenHits((), ()) for _ in vectors]
-        stored = self._stacked()[owned]
-        if vectors.shape[1] != stored.shape[1]:
+        if vectors.shape[1] != shelf.vectors.shape[1]:
             raise TokenIndexError(
-                f"the index holds vectors of {stored.shape[1]} numbers, the query has {vectors.shape[1]}"
+                f"the index holds vectors of {shelf.vectors.shape[1]} numbers, "
+                f"the query has {vectors.shape[1]}"
             )
-        similarities = vectors @ stored.T  # [queries, points]
-        return [self._hits(row, owned, limit) for row in similarities]
+        similarities = vectors @ shelf.vectors.T  # [queries, points]
+        return [self._hits(row, shelf, limit) for row in similarities]
 
     def write(self, points: Sequence[IndexPoint]) -> None:
-        self._points = [*self._points, *points][-self._max_points :]
-        self._vectors = None
+        for point in points:
+            self._shelves.setdefault(point.tenant, _Shelf(len(point.vector))).add(point)
+            self._order.append(point.tenant)
+        while len(self._order) > self._max_points:
+            self._shelves[self._order.popleft()].drop_oldest()
 
     def count(self) -> int:
-        return len(self._points)
+        return len(self._order)
 
     def close(self) -> None:
-        self._points = []
-        self._vectors = None
+        self._shelves = {}
+        self._order.clear()
 
-    def _stacked(self) -> np.ndarray:
-        if self._vectors is None:
-            self._vectors = np.stack([point.vector for point in self._points])
-        return self._vectors
-
-    def _hits(self, similarities: np.ndarray, owned: np.ndarray, limit: int) -> TokenHits:
+    def _hits(self, similarities: np.ndarray, shelf: _Shelf, limit: int) -> TokenHits:
         """Sums weights over the nearest points, scaled by cosine; contexts that point away don't count."""
-        scores: dict[int, float] = {}
-        for place in np.argsort(-similarities, kind="stable")[:limit]:
-            similarity, point = float(similarities[place]), self._points[owned[place]]
-            if similarity <= 0:
-                break
-            for token, weight in zip(point.token_ids, point.weights, strict=True):
-                scores[token] = scores.get(token, 0.0) + similarity * weight
-        ranked = sorted(scores, key=lambda token: (-scores[token], token))[: self._max_tokens]
-        return TokenHits(tuple(ranked), tuple(scores[token] for token in ranked))
+        nearest = np.argsort(-similarities, kind="stable")[:limit]
+        nearest = nearest[similarities[nearest] > 0]
+        if not len(nearest):
+            return TokenHits((), ())
+        found = [shelf.payloads[place] for place in nearest.tolist()]
+        tokens, places = np.unique(np.concatenate([tokens for tokens, _ in found]), return_inverse=True)
+        shares = [
+            similarity * weights
+            for similarity, (_, weights) in zip(similarities[nearest].tolist(), found, strict=True)
+        ]
+        scores = np.bincount(places, np.concatenate(shares))
+        best = np.argsort(-scores, kind="stable")[: self._max_tokens]  # tokens rise: equals come in order
+        return TokenHits(tuple(tokens[best].tolist()), tuple(scores[best].tolist()))
+
+
+class _Shelf:
+    """One tenant's points, oldest first.
+
+    Attributes:
+        payloads: token ids and weights of each.
+    """
+
+    __slots__ = ("_first", "_rows", "payloads")
+
+    def __init__(self, dim: int) -> None:
+        self._rows = np.zeros((64, dim), dtype=np.float32)
+        self._first = 0
+        self.payloads: deque[tuple[np.ndarray, np.ndarray]] = deque()
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """[points, dim]."""
+        return self._rows[self._first : self._first + len(self)]
+
+    def add(self, point: IndexPoint) -> None:
+        """Raises TokenIndexError when its vector has another length than the others'."""
+        if len(point.vector) != self._rows.shape[1]:
+            raise TokenIndexError(
+                f"the index holds vectors of {self._rows.shape[1]} numbers, the point has {len(point.vector)}"
+            )
+        end = self._first + len(self)
+        if end == len(self._rows):
+            rows = np.zeros((max(64, 2 * len(self)), self._rows.shape[1]), dtype=np.float32)
+            rows[: len(self)] = self.vectors
+            self._rows, self._first, end = rows, 0, len(self)
+        self._rows[end] = point.vector
+        self.payloads.append((np.array(point.token_ids, dtype=np.int64), np.array(point.weights)))
+
+    def drop_oldest(self) -> None:
+        self.payloads.popleft()
+        self._first += 1
