@@ -33,7 +33,7 @@ class Offer:
                 TensorSpec(
                     name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch.")
                 )
-                for name, tensor in sorted(self.adapter.tensors.items())
+                for name, tensor in sorted(self.adapter.contents.items())
             ),
             length=len(blob),
             sha256=hashlib.sha256(blob).hexdigest(),

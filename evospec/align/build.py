@@ -15,6 +15,7 @@ from evospec.models.inspection import inspect_drafter, inspect_target
 from evospec.models.loading import load_tokenizer, pick_device, pick_dtype
 from evospec.models.tables import TokenTables
 from evospec.vocab.core import core_tokens
+from evospec.vocab.live_core import LiveCore
 from evospec.wire import Fingerprints
 
 
@@ -53,6 +54,7 @@ def build_trainer(config: Config) -> AlignmentTrainer:
         torch.from_numpy(core),
         trace_limits(config.alignment, loaded.drafter, fingerprints),
         draft_length=config.engine.draft_length,
+        core=LiveCore(loaded.core_ranks.numpy(), tables.vocab_size, size=config.vocabulary.capacity),
     )
 
 

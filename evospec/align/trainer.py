@@ -25,6 +25,7 @@ from evospec.errors import EvoSpecError, WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.models.drafter import Drafter
 from evospec.models.tables import TokenTables
+from evospec.vocab.live_core import LiveCore
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class AlignmentTrainer:
         limits: TraceLimits,
         *,
         draft_length: int,
+        core: LiveCore | None = None,
     ) -> None:
         """
         Args:
@@ -83,6 +85,7 @@ class AlignmentTrainer:
             core_ids: token ids scored in every batch, as the engines' core [core].
             limits: what incoming traces must look like.
             draft_length: draft steps per cycle that the gate simulates.
+            core: counts what traces hold, for versions to bring a core; None: they bring none.
 
         Raises:
             EvoSpecError: the drafter has fewer positions than a trace.
@@ -92,6 +95,7 @@ class AlignmentTrainer:
         self._tables = tables
         self._core_ids = core_ids.to(drafter.device)
         self._limits = limits
+        self._core = core
         self._gate_steps = max(draft_length, 1)
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
         self._lora = Lora(self._drafter, config.rank, config.alpha, config.seed)
@@ -137,7 +141,10 @@ class AlignmentTrainer:
         except WireError:
             self.counts.refused_traces += 1
             raise
-        return self.replay.add(checked)
+        admission = self.replay.add(checked)
+        if self._core is not None and admission is not Admission.DEGENERATE:
+            self._core.learn(checked.token_ids[1:][checked.generated])
+        return admission
 
     def step(self) -> TrainingStep:
         """One optimiser step on a sample of the training traces.
@@ -175,7 +182,8 @@ class AlignmentTrainer:
 
     def candidate(self, version: int) -> AdapterWeights:
         """The weights as they are now, under the version they would be published as."""
-        self._candidate = self._lora.export(version)
+        ranks = None if self._core is None else torch.from_numpy(self._core.ranks())
+        self._candidate = replace(self._lora.export(version), core_ranks=ranks)
         return self._candidate
 
     def gate(self) -> GateReport:
@@ -216,6 +224,8 @@ class AlignmentTrainer:
         """
         self._lora.load(adapter)
         self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
+        if self._core is not None and adapter.core_ranks is not None:
+            self._core.begin_with(adapter.core_ranks.numpy())
         self._current = adapter
         self._candidate = None
 

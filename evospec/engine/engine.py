@@ -110,7 +110,8 @@ class Engine:
         return self._adapter.stage(adapter)
 
     def swap_adapter(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
-        """Writes an adapter into the drafter (None: the base); call between steps.
+        """Writes an adapter into the drafter (None: the base), and makes its core the vocabulary's; call
+        between steps.
 
         Running requests go on; see `AdapterSlot` for what a swap means to them.
 
@@ -119,7 +120,11 @@ class Engine:
         """
         if self._adapter is None:
             return
+        if not isinstance(adapter, StagedAdapter):
+            adapter = self._adapter.stage(AdapterWeights(0, {}) if adapter is None else adapter)
         self._adapter.swap(adapter)
+        if self.vocabulary is not None:
+            self.vocabulary.recore(None if adapter.core_ranks is None else adapter.core_ranks.numpy())
         self._stepper.adapted(self._adapter.version)
 
     def offer_hits(self, request_id: str, hits: TokenHits) -> None:

@@ -16,6 +16,7 @@ from evospec.models.drafter import Drafter
 
 LORA_A = ".lora_a"
 LORA_B = ".lora_b"
+CORE = "vocabulary.core"
 # Trained deltas are a fraction of the weights they adapt. Whatever is above this many times their
 # norm adapts nothing: it is noise, a unit error or an overflow to come.
 MAX_DELTA = 100.0
@@ -44,18 +45,25 @@ def delta_limits(drafter: Drafter) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """LoRA matrices of one version (Hu et al., 2106.09685).
+    """What one version changes: LoRA matrices (Hu et al., 2106.09685), and which tokens are the core.
 
     `tensors` holds `<linear>.lora_a` [rank, in] and `<linear>.lora_b` [out, rank],
     float32 on the CPU, with the LoRA scale already folded into `lora_b`: the delta
-    is lora_b @ lora_a. Linears that are not named stay at the base.
+    is lora_b @ lora_a. Linears that are not named stay at the base. `core_ranks` holds token ids by
+    falling frequency in the cluster's traffic, distinct, int32 [ranks]; None leaves the drafter's own.
     """
 
     version: int
     tensors: dict[str, Tensor]
+    core_ranks: Tensor | None = None
+
+    @property
+    def contents(self) -> dict[str, Tensor]:
+        """All tensors of the version by name, as they are published."""
+        return self.tensors if self.core_ranks is None else {**self.tensors, CORE: self.core_ranks}
 
     def to_bytes(self) -> bytes:
-        return bytes(save({name: tensor.contiguous() for name, tensor in self.tensors.items()}))
+        return bytes(save({name: tensor.contiguous() for name, tensor in self.contents.items()}))
 
     @classmethod
     def from_bytes(cls, blob: bytes, version: int, drafter: Drafter) -> AdapterWeights:
@@ -64,13 +72,16 @@ class AdapterWeights:
             tensors = load(blob)
         except _UNREADABLE as error:
             raise WireError(f"adapter version {version} is not valid safetensors: {error}") from None
+        core_ranks = tensors.pop(CORE, None)
+        if core_ranks is not None:
+            _check_core(core_ranks, version, drafter.config.vocab_size)
         for name, tensor in tensors.items():
             if tensor.dtype not in _DTYPES or tensor.dim() != 2 or not tensor.numel():
                 raise WireError(
                     f"adapter version {version}: {name[:80]!r} is {tensor.dtype} of shape "
                     f"{tuple(tensor.shape[:4])}, not a matrix of floats"
                 )
-        adapter = cls(version, {name: tensor.float() for name, tensor in tensors.items()})
+        adapter = cls(version, {name: tensor.float() for name, tensor in tensors.items()}, core_ranks)
         adapter.check(drafter)
         return adapter
 
@@ -124,11 +135,13 @@ class StagedAdapter:
 
     Attributes:
         weights: base + delta of every linear layer, on the drafter's device, in its dtype.
-        sent: when they are there; None where nothing has to be sent.
+        core_ranks: see `AdapterWeights`.
+        sent: when the weights are there; None where nothing has to be sent.
     """
 
     version: int
     weights: dict[str, Tensor]
+    core_ranks: Tensor | None = None
     sent: torch.cuda.Event | None = None
 
 
@@ -174,8 +187,8 @@ class AdapterSlot:
             name: self._merge(adapter, name) if name in named else self._base[name] for name in self._base
         }
         if self._sender is None:
-            return StagedAdapter(adapter.version, merged)
-        return self._sender.send(adapter.version, merged)
+            return StagedAdapter(adapter.version, merged, adapter.core_ranks)
+        return self._sender.send(adapter, merged)
 
     @torch.inference_mode()
     def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
@@ -214,8 +227,8 @@ class _Sender:
         self._last: torch.cuda.Event | None = None
         self._lock = Lock()
 
-    def send(self, version: int, weights: Mapping[str, Tensor]) -> StagedAdapter:
-        """Does not wait for them to arrive."""
+    def send(self, adapter: AdapterWeights, weights: Mapping[str, Tensor]) -> StagedAdapter:
+        """Does not wait for the weights to arrive."""
         with self._lock:
             if self._last is not None:
                 self._last.synchronize()
@@ -225,4 +238,16 @@ class _Sender:
             with torch.cuda.stream(self._stream):
                 sent = {name: self._pinned[name].to(self._device, non_blocking=True) for name in weights}
                 self._last.record()
-            return StagedAdapter(version, sent, self._last)
+            return StagedAdapter(adapter.version, sent, adapter.core_ranks, self._last)
+
+
+def _check_core(ranks: Tensor, version: int, vocab_size: int) -> None:
+    """Raises WireError unless `ranks` are distinct token ids."""
+    fits = ranks.dtype is torch.int32 and ranks.dim() == 1 and 0 < len(ranks) <= vocab_size
+    if not fits or int(ranks.min()) < 0 or int(ranks.max()) >= vocab_size:
+        raise WireError(
+            f"adapter version {version}: {CORE!r} is {ranks.dtype} of shape {tuple(ranks.shape[:4])}, "
+            f"not up to {vocab_size} token ids below that"
+        )
+    if len(ranks.unique()) != len(ranks):
+        raise WireError(f"adapter version {version}: a token comes twice in {CORE!r}")

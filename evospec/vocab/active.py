@@ -166,6 +166,10 @@ class ActiveRows:
             np.add.at(self._pins, slots, 1)
             raise ValueError("unpin without a pin")
 
+    def rescore(self, token_ids: np.ndarray, score: float) -> None:
+        """Gives active tokens another score, higher or lower."""
+        self._ranks[self._slots(token_ids)] = self._ranked(np.asarray(score))
+
     def limit(self, rows: int) -> None:
         """Holds at most so many rows from now on, and takes out the lowest scores above that."""
         self._limit = min(rows, self.capacity)

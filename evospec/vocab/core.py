@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CoreLists:
+    """What frequencies say of tokens.
+
+    Attributes:
+        core: token ids that are always active.
+        frequent: those that fill idle rows, most frequent first.
+    """
+
+    core: np.ndarray
+    frequent: np.ndarray
 
 
 def core_tokens(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from evospec.engine.request import Request
 from evospec.vocab.active import ActiveRows, ActiveSlot
 from evospec.vocab.budget import RowBudget
 from evospec.vocab.context import ContextSource
+from evospec.vocab.core import CoreLists
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
 from evospec.vocab.protocol import Wishes
@@ -41,28 +42,29 @@ class DynamicVocabulary:
     device and one gather. Rows that no source wants hold the next most frequent tokens.
 
     Args:
-        core: token ids that are always active.
-        frequent: token ids that fill idle rows, most frequent first.
+        lists: core and frequent tokens.
         budget: how many rows are kept.
+        lists_of: what they are by other ranks; None: they stay.
     """
 
     def __init__(
         self,
         rows: ActiveRows,
-        core: np.ndarray,
-        frequent: np.ndarray,
+        lists: CoreLists,
         sources: Sources,
         budget: RowBudget,
+        lists_of: Callable[[np.ndarray], CoreLists] | None = None,
     ) -> None:
         self._rows = rows
         self._sources = sources
         self._budget = budget
-        falling = np.linspace(1.0, 0.5, len(frequent))
-        self._frequent = Proposals(frequent, FREQUENT_SCORE * falling)
+        self._own_lists, self._lists_of = lists, lists_of
+        self._core = lists.core
+        self._frequent = _falling(lists.frequent)
         self._refill = 0  # cycles until then
         self._emitted: list[int] = []  # since the last `apply`
-        rows.activate(core, CORE_SCORE, Origin.CORE)
-        rows.pin(core)
+        rows.activate(lists.core, CORE_SCORE, Origin.CORE)
+        rows.pin(lists.core)
         self.apply()
 
     @property
@@ -114,6 +116,20 @@ class DynamicVocabulary:
         if self._sources.statistical is not None:
             self._sources.statistical.finish(request_id, learn=learn)
 
+    def recore(self, ranks: np.ndarray | None) -> None:
+        if self._lists_of is None:
+            return
+        lists = self._own_lists if ranks is None else self._lists_of(ranks)
+        left = np.setdiff1d(self._core, lists.core)
+        self._rows.unpin(left)
+        self._rows.rescore(left, FREQUENT_SCORE)
+        new = np.setdiff1d(lists.core, self._core)
+        self._rows.activate(new, CORE_SCORE, Origin.CORE)
+        new = new[self._rows.contains(new)]  # running requests may pin every other row
+        self._rows.pin(new)
+        self._core = np.concatenate((np.setdiff1d(self._core, left), new))
+        self._frequent = _falling(lists.frequent)
+
     def apply(self) -> int:
         if self._emitted:
             active = self._rows.contains(np.array(self._emitted, dtype=np.int64))
@@ -144,3 +160,7 @@ class DynamicVocabulary:
         self._refill = _REFILL
         self._rows.limit(self._budget.review())
         return self._frequent
+
+
+def _falling(frequent: np.ndarray) -> Proposals:
+    return Proposals(frequent, FREQUENT_SCORE * np.linspace(1.0, 0.5, len(frequent)))

@@ -93,6 +93,9 @@ class NanoSpecVocabulary:
         kept = set[int]().union(*(held.tokens for held in self._held.values()))
         self._rows.deactivate(np.fromiter(gone.tokens - kept, dtype=np.int64))
 
+    def recore(self, ranks: np.ndarray | None) -> None:
+        pass
+
     def apply(self) -> int:
         self._rows.tick()
         proposals = dict.fromkeys((Origin.CONTEXT, Origin.VERIFICATION, Origin.DRAFT), NOTHING)

@@ -14,7 +14,7 @@ from evospec.models.tables import TokenTables
 from evospec.vocab.active import ActiveRows
 from evospec.vocab.budget import RowBudget
 from evospec.vocab.context import ContextSource
-from evospec.vocab.core import core_tokens
+from evospec.vocab.core import CoreLists, core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary, Sources
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.nanospec import NanoSpecVocabulary
@@ -67,14 +67,18 @@ def build_policy(
         case "nanospec":
             rows = ActiveRows(tables, config.capacity, config.half_life)
             return NanoSpecVocabulary(rows, head_core(tables, core_ranks, 0, always), config.context_window)
-    core = head_core(tables, core_ranks, config.core, always)
     rows = ActiveRows(tables, config.capacity, config.half_life)
     if name.sources is not None:
         config = config.model_copy(update={"sources": name.sources})
-    frequent = head_core(tables, core_ranks, rows.capacity, ())
-    frequent = frequent[~np.isin(frequent, core)][: rows.capacity - len(core)]
-    sources = dynamic_sources(config, rows, core, max_batch)
-    return DynamicVocabulary(rows, core, frequent, sources, row_budget(config, rows, core))
+
+    def lists_of(ranks: np.ndarray) -> CoreLists:
+        core = head_core(tables, ranks, config.core, always)
+        frequent = head_core(tables, ranks, rows.capacity, ())
+        return CoreLists(core, frequent[~np.isin(frequent, core)][: rows.capacity - len(core)])
+
+    lists = lists_of(core_ranks)
+    sources = dynamic_sources(config, rows, lists.core, max_batch)
+    return DynamicVocabulary(rows, lists, sources, row_budget(config, rows, lists.core), lists_of)
 
 
 def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray, max_batch: int) -> Sources:

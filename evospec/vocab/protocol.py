@@ -76,6 +76,14 @@ class VocabularyPolicy(Protocol):
         """
         ...
 
+    def recore(self, ranks: np.ndarray | None) -> None:
+        """What is always active shall follow other frequencies; a vocabulary without a core ignores it.
+
+        Args:
+            ranks: token ids by falling frequency, distinct [n]; None returns to those it began with.
+        """
+        ...
+
     def apply(self) -> int:
         """Brings what was reported into the active rows, behind what the device does already.
 

@@ -69,5 +69,8 @@ class StaticVocabulary:
     def finish(self, request_id: str, *, learn: bool) -> None:
         pass
 
+    def recore(self, ranks: np.ndarray | None) -> None:
+        pass
+
     def apply(self) -> int:
         return 0

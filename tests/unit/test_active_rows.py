@@ -15,7 +15,7 @@ from evospec.engine.request import Request
 from evospec.errors import EvoSpecError
 from evospec.models.tables import TokenTables
 from evospec.vocab.active import ActiveRows
-from evospec.vocab.core import core_tokens
+from evospec.vocab.core import CoreLists, core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary
 from evospec.vocab.policy import build_policy, dynamic_sources, row_budget
 from evospec.vocab.policy_name import PolicyName
@@ -45,7 +45,7 @@ def dynamic(
 ) -> DynamicVocabulary:
     sources = dynamic_sources(config, rows, core, max_batch)
     budget = row_budget(config, rows, core)
-    return DynamicVocabulary(rows, core, np.array(frequent, dtype=np.int64), sources, budget)
+    return DynamicVocabulary(rows, CoreLists(core, np.array(frequent, dtype=np.int64)), sources, budget)
 
 
 def check_invariants(rows: ActiveRows) -> None:

@@ -23,6 +23,7 @@ from evospec.engine.sizes import Sizes
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.active import ActiveRows
+from evospec.vocab.core import CoreLists
 from evospec.vocab.dynamic import DynamicVocabulary
 from evospec.vocab.policy import dynamic_sources, row_budget
 from evospec.vocab.semantic import SemanticSource
@@ -58,7 +59,7 @@ def vocabulary_of(target: Target, max_batch: int, *, padded: bool) -> DynamicVoc
     core = np.r_[np.arange(32), 256]
     sources = dynamic_sources(config, rows, core, max_batch)
     budget = row_budget(config, rows, core)
-    return DynamicVocabulary(rows, core, np.arange(0), sources, budget)
+    return DynamicVocabulary(rows, CoreLists(core, np.arange(0)), sources, budget)
 
 
 def engine_of(target: Target, drafting: str, max_batch: int, sizes: Sizes, overlap: str = "on") -> Engine:
