@@ -52,7 +52,10 @@ def kill(rig: Rig, victim: str, random: np.random.Generator) -> bool:
         processes = actor_processes(ACTORS[victim])
         if not processes:
             return False
-        processes[random.integers(len(processes))].kill()
+        try:
+            processes[random.integers(len(processes))].kill()
+        except ProcessLookupError:  # Serve has ended it meanwhile
+            return False
     return True
 
 
