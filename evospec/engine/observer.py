@@ -21,7 +21,7 @@ from evospec.engine.report import Report, Wanted
 from evospec.engine.request import Request
 from evospec.engine.state import RequestState
 from evospec.models.target import Target
-from evospec.vocab.protocol import VocabularyPolicy
+from evospec.vocab.protocol import Ranked, VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
 
 _LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
@@ -186,33 +186,49 @@ class Observer:
         if self._semantic is not None and prompt.context is not None:
             self._semantic.admit(request, prompt.context.tensor().numpy())
         if self._vocabulary is not None and prompt.best is not None:
-            self._vocabulary.ranked(request.id, prompt.best.tensor().numpy())
+            best = prompt.best.tensor().numpy()
+            self._vocabulary.ranked(Ranked([request.id], [len(best)], best))
         if self._recorder is not None and prompt.features is not None:
             self._recorder.prompt(request.id, request.prompt_ids, prompt.features.tensor())
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())
-        drafts = lesson.report.drafts() if self._untraced.drafted else None
+        if self._vocabulary is not None and lesson.emissions:
+            self._teach(self._vocabulary, lesson, best)
         for emission in lesson.emissions:
-            self._emitted(emission, best, drafts)
+            if self._semantic is not None and self._contexts is not None:
+                self._follow(self._semantic, self._contexts, emission, best)
             if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
                 self._record(self._recorder, emission, best, lesson.features.tensor(), lesson.report)
             if emission.last:
                 self.finish(emission.state)
 
-    def _emitted(self, emission: Emission, best: _Best, drafts: np.ndarray | None) -> None:
-        state, tokens, row = emission.state, emission.tokens, emission.row
-        request_id, count = state.request.id, len(tokens)
-        if self._vocabulary is not None:
-            self._vocabulary.emitted(request_id, tokens)
-            if self._untraced.ranked:
-                self._vocabulary.ranked(request_id, best.ids[row, :count, : self._untraced.ranked])
-            if drafts is not None:
-                self._vocabulary.drafted(request_id, drafts[row])
-        if self._semantic is not None and self._contexts is not None:
-            due = self._semantic.emitted(request_id, tokens, best.ids[row, :count])
-            if due and not emission.last:
-                self._vectors.append((request_id, fetch(self._contexts.vector(state.slot))))
+    def _teach(self, vocabulary: VocabularyPolicy, lesson: _Lesson, best: _Best) -> None:
+        """What all requests of a cycle have to say, at once: one by one would take longer than the cycle."""
+        tokens = {emission.state.request.id: emission.tokens for emission in lesson.emissions}
+        vocabulary.emitted(tokens)
+        wanted = lesson.report.wanted
+        if wanted.ranked:
+            rows = [emission.row for emission in lesson.emissions]
+            counts = [len(each) for each in tokens.values()]
+            decided = np.arange(best.ids.shape[1]) < np.array(counts)[:, None]  # [emissions, places]
+            ids = best.ids[rows][decided][:, : wanted.ranked]
+            vocabulary.ranked(Ranked(list(tokens), counts, ids))
+        if wanted.drafted:
+            drafts = lesson.report.drafts()
+            vocabulary.drafted(
+                {emission.state.request.id: drafts[emission.row] for emission in lesson.emissions}
+            )
+
+    def _follow(
+        self, semantic: SemanticSource, contexts: ContextVectors, emission: Emission, best: _Best
+    ) -> None:
+        request_id, tokens = emission.state.request.id, emission.tokens
+        due = semantic.emitted(request_id, tokens, best.ids[emission.row, : len(tokens)])
+        # One a cycle: with many requests, look-ups that wait for the next cycle do no harm.
+        if due and not emission.last and not self._vectors:
+            semantic.asked(request_id)
+            self._vectors.append((request_id, fetch(contexts.vector(emission.state.slot))))
 
     def _record(
         self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, report: Report

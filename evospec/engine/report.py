@@ -30,6 +30,12 @@ class Wanted:
     def best(self) -> int:
         return max(self.ranked, self.traced)
 
+    @property
+    def undrafted(self) -> Wanted:
+        """Of cycles without a draft: rows that nobody scores need no better tokens, and where drafts don't
+        pay, nothing may make decoding slower."""
+        return Wanted(traced=self.traced)
+
 
 NOTHING = Wanted()
 
@@ -104,6 +110,11 @@ class Report:
     first: list[bool]
     _layout: ReportLayout
     _numbers: np.ndarray
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it holds for learners."""
+        return self._layout.wanted
 
     def covered(self, row: int, count: int) -> list[bool]:
         """Whether each of a row's first tokens was among the active rows [count]."""

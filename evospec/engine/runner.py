@@ -169,6 +169,7 @@ class Runner:
 
     def _layout(self, plan: DraftPlan, head: HeadView, wanted: Wanted) -> ReportLayout:
         covered = head.active is not None
+        wanted = wanted if plan.depth else wanted.undrafted
         return ReportLayout(
             plan.depth + 1, nodes=plan.nodes, tree=plan.tree is not None, covered=covered, wanted=wanted
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from evospec.vocab.context import ContextSource
 from evospec.vocab.core import CoreLists
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
-from evospec.vocab.protocol import Wishes
+from evospec.vocab.protocol import Ranked, Wishes
 from evospec.vocab.retrieved import RetrievedSource
 from evospec.vocab.statistical import StatisticalSource
 from evospec.vocab.verification import VerificationSource
@@ -92,19 +92,21 @@ class DynamicVocabulary:
         if self._sources.statistical is not None:
             self._sources.statistical.admit(request)
 
-    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
+    def ranked(self, best: Ranked) -> None:
         if self._sources.verification is not None:
-            self._sources.verification.ranked(top_ids)
+            self._sources.verification.ranked(best.token_ids)
 
-    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
+    def drafted(self, token_ids: Mapping[str, np.ndarray]) -> None:
         pass  # a draft holds active tokens only
 
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._emitted.extend(token_ids)
-        if self._sources.context is not None:
-            self._sources.context.emitted(request_id, token_ids)
-        if self._sources.statistical is not None:
-            self._sources.statistical.emitted(request_id, token_ids)
+    def emitted(self, token_ids: Mapping[str, Sequence[int]]) -> None:
+        context, statistical = self._sources.context, self._sources.statistical
+        for request_id, ids in token_ids.items():
+            self._emitted.extend(ids)
+            if context is not None:
+                context.emitted(request_id, ids)
+            if statistical is not None:
+                statistical.emitted(request_id, ids)
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
         if self._sources.semantic is not None:

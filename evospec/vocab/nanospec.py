@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ from evospec.engine.request import Request
 from evospec.vocab.active import ActiveRows, ActiveSlot
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
-from evospec.vocab.protocol import Wishes
+from evospec.vocab.protocol import Ranked, Wishes
 
 TOP_K = 3  # the target's best tokens per position, as in the paper
 _SCORE = 1.0  # of every token: what was used longest ago leaves first
@@ -74,14 +74,20 @@ class NanoSpecVocabulary:
         self._held[request.id] = _Held()
         self._add(request.id, Origin.CONTEXT, request.prompt_ids)
 
-    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
-        self._add(request_id, Origin.VERIFICATION, top_ids.ravel().tolist())
+    def ranked(self, best: Ranked) -> None:
+        first = 0
+        for request_id, count in zip(best.request_ids, best.counts, strict=True):
+            ids = best.token_ids[first : first + count]
+            self._add(request_id, Origin.VERIFICATION, ids.ravel().tolist())
+            first += count
 
-    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
-        self._add(request_id, Origin.DRAFT, token_ids.tolist())
+    def drafted(self, token_ids: Mapping[str, np.ndarray]) -> None:
+        for request_id, ids in token_ids.items():
+            self._add(request_id, Origin.DRAFT, ids.tolist())
 
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._add(request_id, Origin.CONTEXT, token_ids)
+    def emitted(self, token_ids: Mapping[str, Sequence[int]]) -> None:
+        for request_id, ids in token_ids.items():
+            self._add(request_id, Origin.CONTEXT, ids)
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:
         pass

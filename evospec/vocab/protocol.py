@@ -7,7 +7,7 @@ called while a cycle runs, and the change is enqueued behind that cycle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,21 @@ class Wishes:
     retrieval: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranked:
+    """The target's best tokens at positions of some requests.
+
+    Attributes:
+        request_ids: whose, one after the other.
+        counts: positions of each.
+        token_ids: of all these positions, best first, int64 [positions, k].
+    """
+
+    request_ids: Sequence[str]
+    counts: Sequence[int]
+    token_ids: np.ndarray
+
+
 class VocabularyPolicy(Protocol):
     """Decides which rows of the head the drafter scores."""
 
@@ -56,15 +71,17 @@ class VocabularyPolicy(Protocol):
         """A request begins: its prompt is about to be processed."""
         ...
 
-    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
-        """The target's best tokens at some positions of a request [positions, k], best first."""
+    def ranked(self, best: Ranked) -> None:
+        """The target's best tokens where it decided, or read a prompt."""
         ...
 
-    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
-        """Draft tokens of a cycle, those that were rejected too, int64 [n]."""
+    def drafted(self, token_ids: Mapping[str, np.ndarray]) -> None:
+        """Draft tokens of a cycle by request, those that were rejected too, int64 [n] each."""
         ...
 
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None: ...
+    def emitted(self, token_ids: Mapping[str, Sequence[int]]) -> None:
+        """What a cycle emitted, by request."""
+        ...
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None: ...
 

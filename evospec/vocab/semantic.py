@@ -38,12 +38,12 @@ LIKELY = 2  # the target's best tokens at a position that its request learns fro
 
 @dataclass(slots=True)
 class _Context:
-    """A request, the embedding of its prompt, and how often tokens came up in its answer."""
+    """A request, the embedding of its prompt, and the tokens that came up in its answer, each as often."""
 
     request: Request
     prompt_vector: np.ndarray
     since_lookup: int = 0
-    used: Counter[int] = field(default_factory=Counter)
+    used: list[int] = field(default_factory=list)
 
 
 class SemanticSource:
@@ -73,19 +73,20 @@ class SemanticSource:
         self.look_up(request.id, vector)
 
     def emitted(self, request_id: str, tokens: Sequence[int], best_ids: np.ndarray) -> bool:
-        """Adds emitted tokens; returns whether it is time for `look_up`.
+        """Adds emitted tokens; returns whether it is time for `look_up`, which `asked` says is on its way.
 
         Args:
             best_ids: the target's best tokens at their positions, best first [tokens, any number].
         """
         context = self._contexts[request_id]
-        context.used.update(tokens)
-        context.used.update(best_ids[:, 1:LIKELY].ravel().tolist())
+        context.used.extend(tokens)
+        context.used.extend(best_ids[:, 1:LIKELY].ravel().tolist())
         context.since_lookup += len(tokens)
-        due = context.since_lookup >= self._config.refresh_tokens
-        if due:
-            context.since_lookup = 0
-        return due
+        return context.since_lookup >= self._config.refresh_tokens
+
+    def asked(self, request_id: str) -> None:
+        """The next look-up is due only after as many tokens again."""
+        self._contexts[request_id].since_lookup = 0
 
     def look_up(self, request_id: str, vector: np.ndarray) -> None:
         """Asks for the tokens of similar contexts; ignored when the request has finished."""
@@ -101,7 +102,7 @@ class SemanticSource:
         context = self._contexts.pop(request_id, None)
         if context is None or not learn:
             return
-        tail = Counter({token: count for token, count in context.used.items() if token not in self._core})
+        tail = Counter(token for token in context.used if token not in self._core)
         chosen = tail.most_common(self._config.tokens_per_point)
         if not chosen:
             return

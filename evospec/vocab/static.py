@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from evospec.engine.request import Request
 from evospec.vocab.active import ActiveSlot
 from evospec.vocab.head_rows import HeadView
-from evospec.vocab.protocol import Wishes
+from evospec.vocab.protocol import Ranked, Wishes
 
 
 class StaticVocabulary:
@@ -54,13 +54,13 @@ class StaticVocabulary:
     def admit(self, request: Request) -> None:
         pass
 
-    def ranked(self, request_id: str, top_ids: np.ndarray) -> None:
+    def ranked(self, best: Ranked) -> None:
         pass
 
-    def drafted(self, request_id: str, token_ids: np.ndarray) -> None:
+    def drafted(self, token_ids: Mapping[str, np.ndarray]) -> None:
         pass
 
-    def emitted(self, request_id: str, token_ids: Sequence[int]) -> None:
+    def emitted(self, token_ids: Mapping[str, Sequence[int]]) -> None:
         pass
 
     def retrieved(self, token_ids: Sequence[int], weights: Sequence[float]) -> None:

@@ -19,6 +19,7 @@ from evospec.vocab.core import CoreLists, core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary
 from evospec.vocab.policy import build_policy, dynamic_sources, row_budget
 from evospec.vocab.policy_name import PolicyName
+from evospec.vocab.protocol import Ranked
 
 VOCAB, CAPACITY = 50, 12
 HEAD = torch.arange(VOCAB, dtype=torch.float32)[:, None].expand(VOCAB, 3).contiguous()
@@ -131,8 +132,8 @@ def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[
             vocabulary.admit(Request(request, tuple(chosen)))
             running.add(request)
         elif chosen:
-            vocabulary.emitted(request, chosen)
-            vocabulary.ranked(request, np.asarray([chosen[:2] * 2], dtype=np.int64))
+            vocabulary.emitted({request: chosen})
+            vocabulary.ranked(Ranked([request], [1], np.asarray([chosen[:2] * 2], dtype=np.int64)))
         else:
             vocabulary.finish(request, learn=True)
             running.remove(request)
@@ -150,7 +151,7 @@ def test_emitted_tokens_are_active_in_the_next_cycle() -> None:
     rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     vocabulary = dynamic(rows, np.arange(4), VocabularyConfig(capacity=64, core=4), max_batch=1)
     vocabulary.admit(Request("r", (30, 31)))
-    vocabulary.emitted("r", [44])
+    vocabulary.emitted({"r": [44]})
     vocabulary.apply()
     active = vocabulary.head().active
     assert active is not None

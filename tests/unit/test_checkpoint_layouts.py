@@ -36,6 +36,7 @@ from evospec.models.rope import Llama3Scaling, rope_table
 from evospec.models.target import Target
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.policy import build_policy
+from evospec.vocab.protocol import Ranked
 from tests.tiny import tiny_target, tiny_tokenizer
 from tests.unit.published import (
     CPU,
@@ -304,7 +305,7 @@ def test_a_policy_chooses_among_the_drafters_own_rows(policy: str) -> None:
     ranks = np.array([uncovered, int(made.token_ids[70])])
     vocabulary = build_policy(config, tables, ranks, [EOS, uncovered], max_batch=1)
     vocabulary.admit(Request("a", tuple(range(256))))
-    vocabulary.ranked("a", np.arange(VOCAB)[None])
+    vocabulary.ranked(Ranked(["a"], [1], np.arange(VOCAB)[None]))
     vocabulary.retrieved([uncovered, int(made.token_ids[71])], [1.0, 1.0])
     vocabulary.apply()
     head = vocabulary.head()

@@ -9,6 +9,7 @@ import pytest
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams, StepOutput
 from evospec.errors import InvalidRequestError
+from evospec.vocab.protocol import Ranked
 from tests.tiny import tiny_target
 from tests.unit.test_engine_exact import build
 
@@ -154,3 +155,24 @@ def test_a_storm_of_requests_and_cancellations_leaks_nothing() -> None:
         got = tokens(outputs[request.id])
         assert got == expected[: len(got)] if request.id in cancelled else got == expected
     assert all(outputs[request.id][-1].finish_reason is not None for request in requests)
+
+
+@pytest.mark.parametrize(("draft_length", "cycles_report"), [(0, False), (3, True)])
+def test_cycles_without_a_draft_report_no_better_tokens(
+    draft_length: int, cycles_report: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor do they need to: nobody scores the rows that those would be for."""
+    engine = build(TARGET, "evospec", draft_length)
+    vocabulary = engine.vocabulary
+    assert vocabulary is not None
+    reported: list[Ranked] = []
+    emitted: list[int] = []
+    monkeypatch.setattr(vocabulary, "ranked", reported.append)
+    monkeypatch.setattr(vocabulary, "emitted", lambda tokens: emitted.extend(tokens["r"]))
+    engine.admit(Request("r", PROMPT[:16], SamplingParams(max_tokens=12, ignore_eos=True)))
+    outputs = run(engine)["r"]
+    prompt, first, *cycles = reported
+    assert prompt.counts == [8]  # its latest positions
+    assert first.counts == [1]
+    assert (len(cycles) > 0) == cycles_report
+    assert emitted == tokens(outputs)

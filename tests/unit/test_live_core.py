@@ -1,4 +1,4 @@
-"""A core that follows the cluster's traffic: counted by the aligner, brought by versions, taken by engines."""
+"""A core that follows the cluster's traffic: counted by the aligner, brought by versions, used by engines."""
 
 from __future__ import annotations
 

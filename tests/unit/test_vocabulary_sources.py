@@ -22,7 +22,7 @@ from evospec.vocab.policy import build_policy
 from evospec.vocab.policy_name import PolicyName
 from evospec.vocab.preview import PreviewView
 from evospec.vocab.proposals import Origin, Proposals, best_of
-from evospec.vocab.protocol import VocabularyPolicy
+from evospec.vocab.protocol import Ranked, VocabularyPolicy
 from evospec.vocab.statistical import StatisticalSource
 from evospec.vocab.successors import SuccessorLimits
 from tests.tiny import tiny_tokenizer
@@ -52,9 +52,9 @@ def origins(policy: VocabularyPolicy) -> dict[int, Origin]:
 def tell(policy: VocabularyPolicy) -> None:
     """One event of each kind."""
     policy.admit(Request("r", (10, 11)))
-    policy.ranked("r", np.array([[20, 21]]))
-    policy.drafted("r", np.array([25, 26]))
-    policy.emitted("r", [12])
+    policy.ranked(Ranked(["r"], [1], np.array([[20, 21]])))
+    policy.drafted({"r": np.array([25, 26])})
+    policy.emitted({"r": [12]})
     policy.retrieved([30, 31], [2.0, 1.0])
     policy.apply()
 
@@ -154,7 +154,7 @@ def test_nanospec_holds_the_request_and_nothing_else() -> None:
     policy.apply()
     assert set(origins(policy)) == {0, 11, 40}
     policy.finish("s", learn=True)
-    policy.ranked("s", np.array([[99]]))  # of a cycle that was under way
+    policy.ranked(Ranked(["s"], [1], np.array([[99]])))  # of a cycle that was under way
     policy.apply()
     assert set(origins(policy)) == {0}
     head = policy.head()
@@ -198,11 +198,11 @@ def test_a_vocabulary_shrinks_when_it_covers_enough() -> None:
     policy = dynamic_of("evospec", coverage=0.5)
     policy.admit(Request("r", (10,)))
     for _ in range(300):
-        policy.emitted("r", [VOCAB - 1])
+        policy.emitted({"r": [VOCAB - 1]})
         policy.apply()
     assert policy.head().count == 10  # twice the core
     for token in range(100, 400):
-        policy.emitted("r", [token % 390])
+        policy.emitted({"r": [token % 390]})
         policy.apply()
     assert policy.head().count == 64
 
