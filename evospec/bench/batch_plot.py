@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from evospec.bench.results import PLAIN, Run
 from evospec.bench.style import MARKERS, NEUTRAL, legend_below, new_figure, save, tidy
@@ -36,10 +36,8 @@ def batch_chart(runs: Sequence[Run], colours: Mapping[str, str], title: str, pat
                 for batch, own in members.items()
             }
             _line(slowest, batches, least, name, colours[name], marker)
-    total.set_yscale("log")
-    total.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    total.set_ylim(bottom=0)
     total.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    total.yaxis.set_minor_locator(NullLocator())
     total.set_ylabel("Tokens/s of all requests, mean over domains")
     slowest.set_ylabel("Slowest request (plain decoding = 1)")
     slowest.axhline(1.0, color=NEUTRAL, linestyle="--", linewidth=1.2, label="plain decoding")

@@ -8,9 +8,19 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, without its yellow, which is too pale on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+# Okabe and Ito's palette, without its yellow, which is too pale on white; then three of Paul Tol's.
+COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#E69F00",
+    "#000000",
+    "#882255",
+    "#999933",
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<")
 NEUTRAL = "#7F7F7F"
 DPI = 130
 
