@@ -10,7 +10,8 @@ from evospec.models.draft_body import DraftBody
 from evospec.models.tables import TokenTables
 from evospec.vocab.head_rows import HeadView
 
-_MOST_ROWS = 1 << 16  # of a head that is scored by a kernel of ours; cuBLAS reads larger ones as fast
+# Rows by states: with more, cuBLAS is faster than a kernel of ours (docs/measurements.md).
+_MOST_SCORES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class Choice:
 
 def best_choice(hidden: Tensor, body: DraftBody, head: HeadView, tables: TokenTables) -> Choice:
     """The best row of the head for each of the drafter's outputs, before its final norm [rows, hidden]."""
-    if not (head.plain and head.rows.shape[0] <= _MOST_ROWS and body.fuses(hidden)):
+    scores = len(hidden) * head.rows.shape[0]
+    if not head.plain or scores > _MOST_SCORES or not body.fuses(hidden):
         return Choice.of(head.score(body.norm(hidden)).argmax(dim=-1), head, tables)
     from evospec.kernels.head import choose  # Triton comes with CUDA builds of PyTorch only
 

@@ -19,7 +19,7 @@ from evospec.models.ops import Norm, TorchOps
 from evospec.models.target import Target
 from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
 from tests.tiny import tiny_drafter, tiny_model, tiny_target, tiny_tokenizer
-from tests.unit.test_kernels import DEVICE, DTYPES, random
+from tests.unit.test_kernels import DEVICE, DTYPES, ON_GPU, random
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +97,14 @@ def check_words(chosen: Chosen, ids: Tensor | None, embedding: Tensor) -> None:
     words = chosen.rows if ids is None else ids[chosen.rows]
     assert torch.equal(chosen.words, words)
     assert torch.equal(chosen.embeddings, embedding[words] * 1.5)
+
+
+def test_the_best_of_very_many_rows_is_found() -> None:
+    """Their tiles' bests are more than a program's threads take in one step."""
+    rows = 150_000 if ON_GPU else 3_000  # the interpreter takes a millisecond for eight
+    head, states = random(rows, 32, dtype=torch.float32), random(1, 32, dtype=torch.float32)
+    chosen = choose(states, torch.ones_like(states[0]), 1e-5, head, padding=None, ids=None, embedding=head)
+    assert torch.equal(chosen.rows, (states @ head.T).argmax(dim=-1))
 
 
 def test_of_equal_rows_the_first_is_chosen() -> None:
