@@ -71,7 +71,7 @@ def assert_same(ours: BestTokens, reference: BestTokens) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("tokens", [1, 3, 16])
-@pytest.mark.parametrize(("rows", "inputs"), [(5, 24), (300, 64), (1_000, 576)])
+@pytest.mark.parametrize(("rows", "inputs"), [(5, 24), (300, 64), (130, 576)])
 @pytest.mark.parametrize("mapped", [False, True])
 def test_choices(rows: int, inputs: int, tokens: int, dtype: torch.dtype, mapped: bool) -> None:
     states, head = random(tokens, inputs, dtype=dtype), random(rows, inputs, dtype=dtype)
