@@ -13,13 +13,29 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from evospec.kernels import attend, attention, gate, kl, norm, project, project_pair, rotary, sample
+from evospec.kernels import (
+    attend,
+    attention,
+    best,
+    gate,
+    head,
+    kl,
+    norm,
+    project,
+    project_pair,
+    rotary,
+    rows,
+    sample,
+)
 
 TARGET = GPUTarget("cuda", 90, 32)
 TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
+    **dict.fromkeys(("ids", "chosen", "packed", "active"), "*i64"),
+    **dict.fromkeys(("tops", "found", "padding"), "*fp32"),
+    "places": "*i32",
     **dict.fromkeys(("target_best", "decided", "best"), "*i64"),
     **dict.fromkeys(("partial", "maxima", "sums", "heat", "target_lse", "lse", "weights", "losses"), "*fp32"),
     **dict.fromkeys(("scale", "eps", "first_eps", "second_eps", "focus"), "fp32"),
@@ -41,6 +57,13 @@ NUMBERS = [
     "tokens",
     "outputs",
     "inputs",
+    "rows",
+    "tiles",
+    "blocks",
+    "written",
+    "dropped",
+    "used",
+    "before",
 ]
 ALIGNED = (
     "inputs",
@@ -66,6 +89,8 @@ class Variant:
     def shared_bytes(self, dtype: str) -> int:
         constants = {**self.constants, **dict.fromkeys(self.ones, 1)}
         own = {"sums": TYPES[dtype]} if self.kernel is norm._add_norm_kernel else {}
+        if self.kernel is rows._write_kernel:
+            own = {"rows": TYPES[dtype]}
         signature = {
             name: "constexpr"
             if name in constants
@@ -113,18 +138,35 @@ def variants(itemsize: int) -> Iterator[Variant]:
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 32}, warps=1)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 1}, warps=1, ones=("splits", "width"))
     yield from projections(itemsize)
-    heads: dict[str, object] = {"HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "BLOCK": 8}
+    layout: dict[str, object] = {"HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "BLOCK": 8}
     for has_norms in (False, True):
         for is_tree in (False, True):
             flags = {"HAS_NORMS": has_norms, "SCALES_WIDE": has_norms, "IS_TREE": is_tree}
-            yield Variant(rotary._rotate_store_kernel, heads | flags, warps=1)
-    yield Variant(rotary._rotate_store_kernel, heads | flags, warps=1, ones=("width",))
+            yield Variant(rotary._rotate_store_kernel, layout | flags, warps=1)
+    yield Variant(rotary._rotate_store_kernel, layout | flags, warps=1, ones=("width",))
     for flag in (False, True):
         yield Variant(gate._gate_kernel, {"GELU": flag, "BLOCK": 1024})
         yield Variant(norm._add_norm_kernel, {"HAS_DELTA": flag, "SCALES_WIDE": flag, "BLOCK": 1024})
         yield Variant(kl._loss_kernel, {"FOCUSED": flag, "BLOCK": 4096}, warps=16)
     yield Variant(kl._summary_kernel, {"BLOCK": 4096}, warps=16)
     yield Variant(sample._sample_kernel, {"BLOCK": 2048}, warps=8)
+    yield Variant(rows._write_kernel, {"BLOCK": 1024})
+    yield Variant(best._maxima_kernel, {"TILE": 16, "BLOCK": 128})
+    for k, power in ((1, 1), (6, 8), (16, 16)):
+        yield Variant(best._pick_kernel, {"K": k, "BEST": power, "BLOCKS": 2048, "TILES": 128, "BLOCK": 128})
+    yield from heads(itemsize)
+
+
+def heads(itemsize: int) -> Iterator[Variant]:
+    """Small and large ones, of one token and of as many as there may be."""
+    for count in (2048, 151_936):
+        for tokens in (1, project.MOST_TOKENS):
+            tiles = project.tiling(count, 896, tokens=tokens, itemsize=itemsize)
+            constants = tiled(tiles, tokens) | {"HAS_PADDING": tokens > 1}
+            plain = ("tokens",) if tokens == 1 else ()
+            yield Variant(head._score_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
+        programs = triton.next_power_of_2(triton.cdiv(count, tiles.rows))
+        yield Variant(head._choose_kernel, {"HAS_IDS": count == 2048, "TILES": programs, "BLOCK": 1024})
 
 
 def projections(itemsize: int) -> Iterator[Variant]:
