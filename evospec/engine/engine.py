@@ -120,12 +120,10 @@ class Engine:
         """
         if self._adapter is None:
             return
-        if not isinstance(adapter, StagedAdapter):
-            adapter = self._adapter.stage(AdapterWeights(0, {}) if adapter is None else adapter)
-        self._adapter.swap(adapter)
+        swapped = self._adapter.swap(adapter)
         if self.vocabulary is not None:
-            self.vocabulary.recore(None if adapter.core_ranks is None else adapter.core_ranks.numpy())
-        self._stepper.adapted(self._adapter.version)
+            self.vocabulary.recore(None if swapped.core_ranks is None else swapped.core_ranks.numpy())
+        self._stepper.adapted(swapped.version)
 
     def offer_hits(self, request_id: str, hits: TokenHits) -> None:
         """Delivers retrieved tokens; late ones, for a finished request, are dropped."""

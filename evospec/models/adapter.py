@@ -191,9 +191,9 @@ class AdapterSlot:
         return self._sender.send(adapter, merged)
 
     @torch.inference_mode()
-    def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
+    def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> StagedAdapter:
         """Writes base + delta into the weight buffers, behind what the device was asked to do before; None
-        returns to the base.
+        returns to the base. What was written is returned.
 
         Raises WireError before anything is written when the adapter, not staged yet, does not fit.
         """
@@ -207,6 +207,7 @@ class AdapterSlot:
             for weight in staged:
                 weight.record_stream(torch.cuda.current_stream())  # freed when the copy is done
         self.version = adapter.version
+        return adapter
 
     def _merge(self, adapter: AdapterWeights, name: str) -> Tensor:
         """Base + delta of one layer [out, in], in its dtype; summed in float32."""
