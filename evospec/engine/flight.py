@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from evospec.config import EngineConfig
 from evospec.engine.host_copy import Fetched
 from evospec.engine.passes import Launched, Step
 from evospec.engine.state import RequestState
@@ -42,3 +45,8 @@ class Flight:
     def lasting(self) -> bool:
         """Whether a request is sure to need another cycle, unless its text ends."""
         return any(state.remaining > self.step.reach for state in self.states)
+
+
+def overlaps(config: EngineConfig, device: torch.device) -> bool:
+    """Whether cycles are launched before the last one's outcome is known."""
+    return config.overlap == "on" or (config.overlap == "auto" and device.type == "cuda")

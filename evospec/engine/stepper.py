@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import torch
-
 from evospec.config import EngineConfig
 from evospec.engine.controller import Controller
-from evospec.engine.flight import Flight
+from evospec.engine.flight import Flight, overlaps
 from evospec.engine.host_copy import fetch
 from evospec.engine.observer import Emission, Learners, Observer
 from evospec.engine.plan import plans_of
@@ -291,11 +289,6 @@ class Stepper:
 
     def _head(self) -> HeadView:
         return self._full_head if self._vocabulary is None else self._vocabulary.head()
-
-
-def overlaps(config: EngineConfig, device: torch.device) -> bool:
-    """Whether cycles are launched before the last one's outcome is known."""
-    return config.overlap == "on" or (config.overlap == "auto" and device.type == "cuda")
 
 
 def _output(emission: Emission, report: Report) -> StepOutput:
