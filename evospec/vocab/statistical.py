@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from evospec.vocab.successors import SuccessorIndex, SuccessorLimits
 
 _SCORE = 0.4  # of a token that always came
 _LEAST = 0.05  # tokens that came after a smaller share of a head's occurrences are not proposed
+_BACKLOG = 256  # finished requests that wait to be learned from; beyond that the oldest are not
 _RECENT = 64  # prompt tokens looked up at first, the latest
 
 
@@ -44,6 +45,7 @@ class StatisticalSource:
         self._indexes: OrderedDict[str, SuccessorIndex] = OrderedDict()
         self._readings: dict[str, _Reading] = {}
         self._heads: dict[str, list[int]] = {}  # by tenant: tokens to look up
+        self._finished: deque[_Reading] = deque(maxlen=_BACKLOG)
 
     def admit(self, request: Request) -> None:
         self._readings[request.id] = _Reading(request, list(request.prompt_ids))
@@ -57,7 +59,7 @@ class StatisticalSource:
     def finish(self, request_id: str, *, learn: bool) -> None:
         reading = self._readings.pop(request_id, None)
         if reading is not None and learn:
-            self.index(reading.request.tenant).learn(reading.tokens)
+            self._finished.append(reading)
 
     def index(self, tenant: str) -> SuccessorIndex:
         """The tenant's index; a new one when there is none."""
@@ -70,6 +72,11 @@ class StatisticalSource:
         return index
 
     def propose(self) -> Proposals:
+        """What came after the tokens that were used since the last call; learns from one finished request
+        before that, which takes about as long as a cycle."""
+        if self._finished:
+            reading = self._finished.popleft()
+            self.index(reading.request.tenant).learn(reading.tokens)
         heads, self._heads = self._heads, {}
         found = [
             self._look_up(self._indexes[tenant], used)

@@ -113,14 +113,17 @@ class SuccessorIndex:
         self._add(pairs[tail], counts[tail])
 
     def table(self) -> SuccessorTable:
-        """A copy of what it knows, heads rising; a token seen in the latest request counts 1."""
+        """A copy of what it knows, heads rising and counts falling; a token seen in the latest request
+        counts 1."""
         used = self._rows.first(self._count)
         order = np.argsort(used.heads)
+        successors, counts = used.successors[order], used.counts[order]
+        falling = np.lexsort((successors, -counts), axis=1)
         return SuccessorTable(
             used.heads[order],
             (used.totals[order] / self._scale).astype(np.float32),
-            used.successors[order],
-            (used.counts[order] / self._scale).astype(np.float32),
+            np.take_along_axis(successors, falling, axis=1),
+            (np.take_along_axis(counts, falling, axis=1) / self._scale).astype(np.float32),
         )
 
     def look_up(self, tokens: np.ndarray) -> Successors:
@@ -168,7 +171,7 @@ class SuccessorIndex:
         rivals = totals[free:]
         if len(rivals):
             used = self._rows.first(self._count - free)
-            weakest = np.lexsort((used.heads, used.totals))[: len(rivals)]
+            weakest = _lowest(used.totals, len(rivals), used.heads)
             # The weakest rise and the newcomers fall, so the exchanges that pay form a prefix.
             pays = used.totals[weakest] < rivals[: len(weakest)]
             rows = np.concatenate((rows, weakest[: int(pays.sum())]))
@@ -192,28 +195,31 @@ class SuccessorIndex:
 
     def _add(self, pairs: np.ndarray, counts: np.ndarray) -> None:
         """Adds distinct pairs to their heads' successors, and keeps the best of each head."""
-        heads = self._row_of[pairs // self._vocab_size]
-        known = heads != ABSENT
-        rows, place = np.unique(heads[known], return_inverse=True)
-        if not len(rows):
+        rows, successors = self._row_of[pairs // self._vocab_size], pairs % self._vocab_size
+        known = rows != ABSENT
+        rows, successors, counts = rows[known], successors[known], counts[known]
+        places = self._rows.successors[rows] == successors[:, None]  # [pairs, successors]
+        here = places.any(axis=1)
+        self._rows.counts[rows[here], places[here].argmax(axis=1)] += counts[here].astype(np.float32)
+        self._insert(rows[~here], successors[~here], counts[~here])
+
+    def _insert(self, rows: np.ndarray, successors: np.ndarray, counts: np.ndarray) -> None:
+        """Brings in successors that their heads' rows don't hold, as far as they count more than others."""
+        order = np.argsort(rows, kind="stable")
+        distinct, first, sizes = np.unique(rows[order], return_index=True, return_counts=True)
+        if not len(distinct):
             return
-        before = self._rows.counts[rows]
-        old_place, old_column = np.nonzero(before)
-        old = self._rows.successors[rows][old_place, old_column]
-        keys = np.concatenate(
-            (place * self._vocab_size + pairs[known] % self._vocab_size, old_place * self._vocab_size + old)
-        )
-        keys, inverse = np.unique(keys, return_inverse=True)
-        summed = np.bincount(inverse, np.concatenate((counts[known], before[old_place, old_column])))
-        place, successors = keys // self._vocab_size, keys % self._vocab_size
-        order = np.lexsort((successors, -summed, place))
-        place, successors, summed = place[order], successors[order], summed[order]
-        column = np.arange(len(place)) - np.searchsorted(place, place)
-        kept = column < self._limits.successors
-        self._rows.successors[rows] = ABSENT
-        self._rows.counts[rows] = 0.0
-        self._rows.successors[rows[place[kept]], column[kept]] = successors[kept]
-        self._rows.counts[rows[place[kept]], column[kept]] = summed[kept]
+        place = np.repeat(np.arange(len(distinct)), sizes)
+        column = self._limits.successors + np.arange(len(order)) - first[place]
+        width = self._limits.successors + int(sizes.max())
+        ids = np.full((len(distinct), width), ABSENT, dtype=np.int32)
+        numbers = np.zeros((len(distinct), width), dtype=np.float32)
+        ids[:, : self._limits.successors] = self._rows.successors[distinct]
+        numbers[:, : self._limits.successors] = self._rows.counts[distinct]
+        ids[place, column], numbers[place, column] = successors[order], counts[order]
+        best = np.lexsort((ids, -numbers), axis=1)[:, : self._limits.successors]
+        self._rows.successors[distinct] = np.take_along_axis(ids, best, axis=1)
+        self._rows.counts[distinct] = np.take_along_axis(numbers, best, axis=1)
 
     def _rescale(self) -> None:
         rows = self._rows
@@ -232,3 +238,11 @@ class Successors:
 
     token_ids: np.ndarray
     shares: np.ndarray
+
+
+def _lowest(values: np.ndarray, count: int, ties: np.ndarray) -> np.ndarray:
+    """Places of the `count` lowest values, rising; of equal ones, those with the lowest `ties` first."""
+    places = np.arange(len(values))
+    if count < len(values):  # the others need no order
+        places = np.flatnonzero(values <= np.partition(values, count)[count])
+    return places[np.lexsort((ties[places], values[places]))][:count]
