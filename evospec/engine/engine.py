@@ -144,5 +144,5 @@ class Engine:
         self._stepper.watch(stopwatch)
 
     def step(self) -> list[StepOutput]:
-        """Processes one prefill chunk and one cycle; returns what was emitted."""
+        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted."""
         return self._stepper.step()

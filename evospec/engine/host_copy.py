@@ -53,6 +53,12 @@ class SentReport:
         if self._arrived is not None:
             self._arrived.record()
 
+    @property
+    def late(self) -> bool:
+        """Whether it was there before anybody asked: then the device has waited for the host, or is about
+        to. Never so where nothing runs beside the host."""
+        return self._arrived is not None and self._arrived.query()
+
     def wait(self, rows: int, columns: int) -> np.ndarray:
         """Its first rows, int64 [rows, columns]."""
         if self._arrived is not None:

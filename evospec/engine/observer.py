@@ -122,7 +122,7 @@ class Observer:
         self._semantic = learners.semantic
         self._contexts = contexts
         self._prompts: list[_Prompt] = []
-        self._lesson: _Lesson | None = None
+        self._lessons: list[_Lesson] = []
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
         self._untraced = learners.wanted(target.vocab_size, traced=False)
         self._traced = learners.wanted(target.vocab_size, traced=True)
@@ -160,11 +160,16 @@ class Observer:
         self._prompts.append(_Prompt(request, context, best, features))
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
-        """Keeps a cycle for `learn`, which must be called before the next."""
-        self._lesson = _Lesson(report, emissions, features)
+        """Keeps a cycle for `learn`."""
+        self._lessons.append(_Lesson(report, emissions, features))
+
+    @property
+    def backlog(self) -> int:
+        """Cycles that nobody has learned from yet."""
+        return len(self._lessons)
 
     def learn(self) -> int:
-        """Learns from new prompts and the last cycle, and lets the vocabulary change.
+        """Learns from new prompts and the cycles since the last call, and lets the vocabulary change.
 
         Returns:
             Number of head rows written.
@@ -176,8 +181,10 @@ class Observer:
         for request_id, vector in vectors:
             if self._semantic is not None:
                 self._semantic.look_up(request_id, vector.tensor().numpy())
-        lesson, self._lesson = self._lesson, None
-        if lesson is not None:
+        lessons, self._lessons = self._lessons, []
+        if self._vocabulary is not None:
+            _teach(self._vocabulary, lessons)
+        for lesson in lessons:
             self._take_in(lesson)
         return self._vocabulary.apply() if self._vocabulary is not None else 0
 
@@ -193,8 +200,6 @@ class Observer:
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())
-        if self._vocabulary is not None and lesson.emissions:
-            self._teach(self._vocabulary, lesson, best)
         for emission in lesson.emissions:
             if self._semantic is not None and self._contexts is not None:
                 self._follow(self._semantic, self._contexts, emission, best)
@@ -202,23 +207,6 @@ class Observer:
                 self._record(self._recorder, emission, best, lesson.features.tensor(), lesson.report)
             if emission.last:
                 self.finish(emission.state)
-
-    def _teach(self, vocabulary: VocabularyPolicy, lesson: _Lesson, best: _Best) -> None:
-        """What all requests of a cycle have to say, at once: one by one would take longer than the cycle."""
-        tokens = {emission.state.request.id: emission.tokens for emission in lesson.emissions}
-        vocabulary.emitted(tokens)
-        wanted = lesson.report.wanted
-        if wanted.ranked:
-            rows = [emission.row for emission in lesson.emissions]
-            counts = [len(each) for each in tokens.values()]
-            decided = np.arange(best.ids.shape[1]) < np.array(counts)[:, None]  # [emissions, places]
-            ids = best.ids[rows][decided][:, : wanted.ranked]
-            vocabulary.ranked(Ranked(list(tokens), counts, ids))
-        if wanted.drafted:
-            drafts = lesson.report.drafts()
-            vocabulary.drafted(
-                {emission.state.request.id: drafts[emission.row] for emission in lesson.emissions}
-            )
 
     def _follow(
         self, semantic: SemanticSource, contexts: ContextVectors, emission: Emission, best: _Best
@@ -255,3 +243,36 @@ class Observer:
             self._semantic.finish(request_id, learn=learn)
         if self._recorder is not None and state.request.trace:
             self._recorder.finish(request_id)
+
+
+def _teach(vocabulary: VocabularyPolicy, lessons: Sequence[_Lesson]) -> None:
+    """What all requests of some cycles have to say, at once: one by one would take longer than a cycle."""
+    emitted: dict[str, list[int]] = {}
+    drafted: dict[str, list[np.ndarray]] = {}
+    ranked: list[Ranked] = []
+    for lesson in lessons:
+        wanted, emissions = lesson.report.wanted, lesson.emissions
+        for emission in emissions:
+            emitted.setdefault(emission.state.request.id, []).extend(emission.tokens)
+        if wanted.ranked and emissions:
+            ranked.append(_ranked(lesson))
+        if wanted.drafted:
+            drafts = lesson.report.drafts()
+            for emission in emissions:
+                drafted.setdefault(emission.state.request.id, []).append(drafts[emission.row])
+    if emitted:
+        vocabulary.emitted(emitted)
+    if ranked:
+        vocabulary.ranked(Ranked.joined(ranked))
+    if drafted:
+        vocabulary.drafted({request_id: np.concatenate(each) for request_id, each in drafted.items()})
+
+
+def _ranked(lesson: _Lesson) -> Ranked:
+    """The target's best tokens where it decided those that were emitted."""
+    rows = [emission.row for emission in lesson.emissions]
+    counts = [len(emission.tokens) for emission in lesson.emissions]
+    best = lesson.report.best()
+    decided = np.arange(best.shape[1]) < np.array(counts)[:, None]  # [emissions, places]
+    ids = best[rows][decided][:, : lesson.report.wanted.ranked]
+    return Ranked([emission.state.request.id for emission in lesson.emissions], counts, ids)

@@ -1,4 +1,4 @@
-"""One step of an engine: a prefill chunk and a cycle, launched early and learned from late."""
+"""One step of an engine: a chunk of prompts and a cycle, launched early and learned from late."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
+_LATEST = 8  # cycles that may wait to be learned from
+_SHORTEST = 64  # prompt tokens that take as long as fewer
+
 
 class Stepper:
     """Schedules requests, runs them and counts.
@@ -34,7 +37,8 @@ class Stepper:
 
     With `overlap`, a cycle is launched even before the last one's outcome is known, so that the
     device never waits for the host: which requests run, and where, changes only while nothing is
-    under way. A request that ends is in one cycle too many, whose tokens nobody reads.
+    under way. A request that ends is in one cycle too many, whose tokens nobody reads. When the host
+    falls behind, cycles wait to be learned from, several at once, until it has caught up.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Stepper:
         sizes: Sizes | None,
     ) -> None:
         self.stats = EngineStats()
+        self._prefill_chunk = min(config.prefill_chunk, max_length)
         self.scheduler = Scheduler(config.max_batch)
         plans = plans_of(config, drafts=drafter is not None)
         self.runner = Runner(
@@ -55,7 +60,7 @@ class Stepper:
             RunnerSettings(
                 slots=config.max_batch,
                 max_length=max_length,
-                prefill_chunk=min(config.prefill_chunk, max_length),
+                prefill_chunk=self._prefill_chunk,
                 plans=plans,
                 draws=config.sampled_drafts == "drawn",
                 wanted=learners.wanted(target.vocab_size, traced=True),
@@ -75,6 +80,7 @@ class Stepper:
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
+        self._behind = False  # whether the last cycle had ended before the host was there to read it
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
@@ -92,7 +98,7 @@ class Stepper:
         self.runner.prepare(self._controller.plans, self._head(), self._observer.usually_wanted, longest)
 
     def step(self) -> list[StepOutput]:
-        """Processes one prefill chunk and one cycle; returns what was emitted."""
+        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted."""
         if self._flight is not None and self._regroups(self._flight):
             self.settle()
         outputs, self._outputs = self._outputs, []
@@ -123,6 +129,7 @@ class Stepper:
 
     def adapted(self, version: int) -> None:
         """The drafter's weights have changed, behind the cycle under way: that one is of the last version."""
+        self._learn()  # traces say which version drafted
         self.runner.refresh()
         self.stats.adapter_swaps += 1
         self._adapter_version = version
@@ -145,11 +152,21 @@ class Stepper:
     # --- parts of a step ---
 
     def _prefill(self) -> list[StepOutput]:
-        state = self.scheduler.start_prefill()
-        if state is None:
+        """Processes prompts for as many tokens as one chunk has: several when they are short."""
+        if not self.scheduler.can_prefill:
             return []
         self._learn()  # the last cycle comes before what is reported here
         began = perf_counter()
+        outputs: list[StepOutput] = []
+        room = self._prefill_chunk
+        while room > 0 and (state := self.scheduler.start_prefill()) is not None:
+            before = state.prefilled
+            outputs += self._prefill_chunk_of(state)
+            room -= max(state.prefilled - before, _SHORTEST)
+        self.stats.prefill_seconds += perf_counter() - began
+        return outputs
+
+    def _prefill_chunk_of(self, state: RequestState) -> list[StepOutput]:
         if state.prefilled == 0:
             self._observer.admit(state)
             self._reuse_prefix(state)
@@ -157,19 +174,17 @@ class Stepper:
         wanted = self._observer.wanted([state])
         prompted = self.runner.prefill(state, self._head().active, wanted)
         self.stats.prompt_tokens += state.prefilled - before
-        outputs = []
-        if prompted is not None:
-            self.scheduler.start_running(state)
-            self._observer.prompt(state, prompted)
-            emission = self._emit(state, 0, 0, prompted.report)
-            outputs = [_output(emission, prompted.report)]
-            features = prompted.features
-            fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
-            self._observer.note(prompted.report, [emission], fetched)
-            if not self._overlap:  # else the device would wait, for longer than the first draft gains
-                self._learn()
-        self.stats.prefill_seconds += perf_counter() - began
-        return outputs
+        if prompted is None:
+            return []
+        self.scheduler.start_running(state)
+        self._observer.prompt(state, prompted)
+        emission = self._emit(state, 0, 0, prompted.report)
+        features = prompted.features
+        fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
+        self._observer.note(prompted.report, [emission], fetched)
+        if not self._overlap:  # else the device would wait, for longer than the first draft gains
+            self._learn()
+        return [_output(emission, prompted.report)]
 
     def _reuse_prefix(self, state: RequestState) -> None:
         """Begins a prompt where an earlier one of the same tenant had the same tokens."""
@@ -191,7 +206,8 @@ class Stepper:
             if not self.scheduler.running:
                 return []
             flight = self._launch(None)
-        self._learn()  # from the last cycle, while the device is busy with this one
+        if not self._behind or self._observer.backlog >= _LATEST:
+            self._learn()  # from the last cycle, while the device is busy with this one
         if self._overlap and flight.lasting:
             self._flight = self._launch(flight)
         return self._land(flight)
@@ -214,6 +230,7 @@ class Stepper:
         """Waits for a cycle and takes in its outcome."""
         plan = flight.step.plan
         self.stats.adapter_version = flight.adapter_version
+        self._behind = self._overlap and flight.outcome.report.late
         report = self.runner.finish(flight.step, flight.outcome, flight.states)
         # One that ended while this was under way is in it still, but emits no more.
         live = [(row, state) for row, state in enumerate(flight.states) if state.running]

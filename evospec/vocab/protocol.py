@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -48,6 +49,15 @@ class Ranked:
     request_ids: Sequence[str]
     counts: Sequence[int]
     token_ids: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ranked]) -> Ranked:
+        """One after the other; all of one k."""
+        return cls(
+            list(chain.from_iterable(part.request_ids for part in parts)),
+            list(chain.from_iterable(part.counts for part in parts)),
+            np.concatenate([part.token_ids for part in parts]),
+        )
 
 
 class VocabularyPolicy(Protocol):
