@@ -21,15 +21,14 @@ class ContextVectors:
         means: float32 [slots, hidden].
     """
 
-    __slots__ = ("_keep", "_mean", "_read", "_reading", "_weights", "means")
+    __slots__ = ("_keep", "_mean", "_read", "_reading", "_shares", "means")
 
     def __init__(self, slots: int, hidden_size: int, places: int, decay: float, device: torch.device) -> None:
         self.means = torch.zeros(slots, hidden_size, device=device)
         count = torch.arange(places + 1, device=device)
-        keep = decay**count
-        self._keep = keep[:, None]  # by tokens emitted [places + 1, 1]
-        shares = (1 - keep) / count.clamp(min=1)
-        self._weights = torch.where(count[:places] < count[:, None], shares[:, None], 0.0)
+        # By tokens emitted [places + 1]: what a mean keeps, and what it takes of each state.
+        self._keep = decay**count
+        self._shares = (1 - self._keep) / count.clamp(min=1)
         self._reading: RequestState | None = None
         self._read = 0  # positions of its prompt
         self._mean = torch.zeros(hidden_size, device=device)  # over them: slots are for running requests
@@ -49,10 +48,15 @@ class ContextVectors:
 
     def advance(self, hidden: Tensor, emitted: Tensor) -> None:
         """Takes in hidden states [rows, places, hidden], so many of each row [rows]; may be captured."""
+        if hidden.is_cuda:
+            from evospec.kernels.means import advance_means  # Triton comes with CUDA builds of PyTorch only
+
+            advance_means(self.means, hidden, emitted, self._keep, self._shares)
+            return
         rows, places, _ = hidden.shape
-        weights = self._weights[emitted, :places]  # [rows, places]
-        change = torch.bmm(weights[:, None], hidden.float())[:, 0]
-        self.means[:rows] = self.means[:rows] * self._keep[emitted] + change
+        counted = torch.arange(places) < emitted[:, None]  # [rows, places]
+        change = (hidden.float() * counted[..., None]).sum(dim=1) * self._shares[emitted, None]
+        self.means[:rows] = self.means[:rows] * self._keep[emitted, None] + change
 
     def move(self, source: int, target: int) -> None:
         self.means[target] = self.means[source]

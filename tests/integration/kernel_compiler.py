@@ -20,6 +20,7 @@ from evospec.kernels import (
     gate,
     head,
     kl,
+    means,
     norm,
     project,
     project_pair,
@@ -33,8 +34,8 @@ TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
-    **dict.fromkeys(("ids", "chosen", "packed", "active"), "*i64"),
-    **dict.fromkeys(("tops", "found", "padding"), "*fp32"),
+    **dict.fromkeys(("ids", "chosen", "packed", "active", "emitted"), "*i64"),
+    **dict.fromkeys(("tops", "found", "padding", "means", "keep", "shares"), "*fp32"),
     "places": "*i32",
     **dict.fromkeys(("target_best", "decided", "best"), "*i64"),
     **dict.fromkeys(("partial", "maxima", "sums", "heat", "target_lse", "lse", "weights", "losses"), "*fp32"),
@@ -151,6 +152,7 @@ def variants(itemsize: int) -> Iterator[Variant]:
     yield Variant(kl._summary_kernel, {"BLOCK": 4096}, warps=16)
     yield Variant(sample._sample_kernel, {"BLOCK": 2048}, warps=8)
     yield Variant(rows._write_kernel, {"BLOCK": 1024})
+    yield Variant(means._advance_kernel, {"PLACES": 8, "BLOCK": 256})
     yield Variant(best._maxima_kernel, {"TILE": 16, "BLOCK": 128})
     for k, power in ((1, 1), (6, 8), (16, 16)):
         yield Variant(best._pick_kernel, {"K": k, "BEST": power, "BLOCKS": 2048, "TILES": 128, "BLOCK": 128})

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from evospec.decoding.best import BestTokens, best_tokens
 from evospec.decoding.chain import ChainDrafter, DraftRoot
+from evospec.engine.contexts import ContextVectors
 from evospec.kernels.best import best_scores
 from evospec.kernels.head import Chosen, choose
+from evospec.kernels.means import advance_means
 from evospec.kernels.rows import write_rows
 from evospec.models.draft_body import DraftBody
 from evospec.models.drafter import Drafter
@@ -171,3 +173,16 @@ def test_rows_are_written_as_without_kernels(used: int) -> None:
     )
     for name, written in zip(names, ours, strict=True):
         assert torch.equal(written.cpu(), getattr(plain, name)), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_means_advance_as_without_kernels(dtype: torch.dtype) -> None:
+    contexts = ContextVectors(4, 300, places=6, decay=0.9, device=torch.device("cpu"))
+    contexts.means.normal_()
+    ours = contexts.means.clone().to(DEVICE)
+    hidden, emitted = random(3, 6, 300, dtype=dtype), torch.tensor([0, 4, 6])
+    contexts.advance(hidden.cpu(), emitted)
+    keep = 0.9 ** torch.arange(7, device=DEVICE)
+    shares = (1 - keep) / torch.arange(7, device=DEVICE).clamp(min=1)
+    advance_means(ours, hidden, emitted.to(DEVICE), keep, shares)
+    torch.testing.assert_close(ours.cpu(), contexts.means)
