@@ -98,13 +98,11 @@ class VocabularyConfig(Section):
         description="What makes tokens active beside the core: the text itself, what the target ranked high, "
         "what followed in earlier requests, what similar contexts used.",
     )
-    capacity: int = Field(4096, ge=64, description="Slots of the active-row buffer.")
-    coverage: float = Field(
-        0.976,
-        gt=0,
-        le=1,
-        description="Share of the target's tokens that shall be active: rows beyond twice the core are kept "
-        "only as far as that takes. 1 uses the whole buffer.",
+    capacity: int = Field(
+        4096,
+        ge=64,
+        description="Slots of the active-row buffer. Rows beyond twice the core are kept as long as they "
+        "save more time than they take.",
     )
     core: int = Field(1024, ge=0, description="Most frequent tokens, always active.")
     context_window: int = Field(

@@ -22,6 +22,7 @@ from evospec.models.loading import load_model, load_tokenizer, pick_device, pick
 from evospec.models.target import Target
 from evospec.vocab.frequency import corpus_ranks
 from evospec.vocab.policy import build_policy, head_core
+from evospec.vocab.row_cost import seconds_per_row
 from evospec.vocab.semantic import SemanticSource
 from evospec.wire import Fingerprints
 
@@ -85,6 +86,7 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
         always,
         config.engine.max_batch,
         lambda file: corpus_ranks(file, target.tokenizer, target.vocab_size),
+        seconds_per_row(tables),
     )
     fingerprints = _fingerprints(target, loaded)
     wishes = vocabulary.wishes

@@ -253,6 +253,8 @@ class Stepper:
         accepted = [emission.accepted for emission in emissions]
         plan, rows = flight.step.plan, len(flight.states)
         self._controller.observe(plan, rows, landed - began, depths, accepted)
+        if self._vocabulary is not None:
+            self._vocabulary.timed(landed - began, plan.depth, rows)
         self.stats.draft_seconds += launched - began
         self.stats.verify_seconds += landed - launched
         self._landed_at = landed

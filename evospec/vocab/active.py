@@ -11,6 +11,7 @@ from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
 from evospec.vocab.proposals import Origin, Proposals, Ranking, best_of
 
 _INACTIVE = -1
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +74,14 @@ class ActiveRows:
         """Rows and ids as of the last `write`; later ones go into the same memory."""
         return self._device.view()
 
-    def write(self) -> None:
-        """Brings all changes to the device, behind what it was asked to do before."""
+    def write(self) -> np.ndarray:
+        """Brings all changes to the device, behind what it was asked to do before.
+
+        Returns:
+            Tokens that have no row any more, int64 [n].
+        """
         if not self._changed:
-            return
+            return _NONE
         slots = np.unique(np.concatenate(self._changed))
         self._changed.clear()
         ids, before = self._ids[slots], self._written[slots]
@@ -87,6 +92,7 @@ class ActiveRows:
         slots, ids = slots[held], ids[held]
         sources = ids if self._head_row is None else self._head_row[ids]
         self._device.write(RowUpdate(slots, ids, sources, dropped, self.count))
+        return dropped
 
     def tick(self) -> None:
         """Advances the clock that scores decay by: once per cycle."""
@@ -173,9 +179,14 @@ class ActiveRows:
     def limit(self, rows: int) -> None:
         """Holds at most so many rows from now on, and takes out the lowest scores above that."""
         self._limit = min(rows, self.capacity)
+        self.deactivate(self.lowest(self.count - self._limit))
+
+    def lowest(self, rows: int) -> np.ndarray:
+        """Tokens that would be taken out next, lowest scores first [rows, or fewer: pinned ones stay]."""
         slots = np.flatnonzero(self._pins[: self.count] == 0)
-        order = np.argsort(self._ranks[slots], kind="stable")[: max(0, self.count - self._limit)]
-        self.deactivate(self._ids[slots[order]])
+        order = np.argsort(self._ranks[slots], kind="stable")[: max(0, rows)]
+        tokens: np.ndarray = self._ids[slots[order]]
+        return tokens
 
     def _slots(self, token_ids: np.ndarray) -> np.ndarray:
         slots = self._slot_of[token_ids]

@@ -18,6 +18,7 @@ from evospec.vocab.protocol import Ranked, Wishes
 from evospec.vocab.retrieved import RetrievedSource
 from evospec.vocab.statistical import StatisticalSource
 from evospec.vocab.verification import VerificationSource
+from evospec.vocab.watched import WatchedRows
 
 # Scores only order rows for eviction; all values here are ours.
 CORE_SCORE = np.inf  # pinned as well
@@ -63,6 +64,7 @@ class DynamicVocabulary:
         self._frequent = _falling(lists.frequent)
         self._refill = 0  # cycles until then
         self._emitted: list[int] = []  # since the last `apply`
+        self._watched = WatchedRows(rows, budget)
         rows.activate(lists.core, CORE_SCORE, Origin.CORE)
         rows.pin(lists.core)
         self.apply()
@@ -118,6 +120,9 @@ class DynamicVocabulary:
         if self._sources.statistical is not None:
             self._sources.statistical.finish(request_id, learn=learn)
 
+    def timed(self, seconds: float, steps: int, requests: int) -> None:
+        self._budget.timed(seconds, steps, requests)
+
     def recore(self, ranks: np.ndarray | None) -> None:
         if self._lists_of is None:
             return
@@ -134,14 +139,13 @@ class DynamicVocabulary:
 
     def apply(self) -> int:
         if self._emitted:
-            active = self._rows.contains(np.array(self._emitted, dtype=np.int64))
-            self._budget.observe(len(active), len(active) - int(active.sum()))
+            self._watched.emitted(np.array(self._emitted, dtype=np.int64))
             self._emitted.clear()
         self._rows.tick()
         written = self._rows.activate_ranked(best_of(self._proposals()))
         if self._sources.context is not None:
             self._sources.context.pin()
-        self._rows.write()
+        self._watched.left(self._rows.write())
         return written
 
     def _proposals(self) -> dict[Origin, Proposals]:
@@ -161,6 +165,7 @@ class DynamicVocabulary:
             return NOTHING
         self._refill = _REFILL
         self._rows.limit(self._budget.review())
+        self._watched.choose()
         return self._frequent
 
 

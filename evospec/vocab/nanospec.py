@@ -99,6 +99,9 @@ class NanoSpecVocabulary:
         kept = set[int]().union(*(held.tokens for held in self._held.values()))
         self._rows.deactivate(np.fromiter(gone.tokens - kept, dtype=np.int64))
 
+    def timed(self, seconds: float, steps: int, requests: int) -> None:
+        pass
+
     def recore(self, ranks: np.ndarray | None) -> None:
         pass
 

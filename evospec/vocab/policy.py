@@ -37,6 +37,7 @@ def build_policy(
     always: Sequence[int],
     max_batch: int,
     corpus_ranks: CorpusRanks | None = None,
+    row_seconds: float = 0.0,
 ) -> VocabularyPolicy:
     """The policy that `config.policy` names.
 
@@ -45,6 +46,7 @@ def build_policy(
         always: end-of-sequence and special tokens, active whatever happens (where the head has a row for
             them).
         corpus_ranks: reads a list of that kind from a file.
+        row_seconds: see `RowBudget`.
 
     Raises:
         EvoSpecError: an unknown policy, or a corpus file that can't be read.
@@ -78,7 +80,7 @@ def build_policy(
 
     lists = lists_of(core_ranks)
     sources = dynamic_sources(config, rows, lists.core, max_batch)
-    return DynamicVocabulary(rows, lists, sources, row_budget(config, rows, lists.core), lists_of)
+    return DynamicVocabulary(rows, lists, sources, row_budget(rows, lists.core, row_seconds), lists_of)
 
 
 def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray, max_batch: int) -> Sources:
@@ -104,9 +106,9 @@ def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray
     )
 
 
-def row_budget(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray) -> RowBudget:
-    """How many rows a config keeps active, for a buffer of them."""
-    return RowBudget(least=2 * len(core), most=rows.capacity, coverage=config.coverage)
+def row_budget(rows: ActiveRows, core: np.ndarray, row_seconds: float) -> RowBudget:
+    """How many rows are kept active, of a buffer of them."""
+    return RowBudget(least=2 * len(core), most=rows.capacity, row_seconds=row_seconds)
 
 
 def head_core(tables: TokenTables, core_ranks: np.ndarray, size: int, always: Sequence[int]) -> np.ndarray:

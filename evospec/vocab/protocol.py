@@ -103,6 +103,10 @@ class VocabularyPolicy(Protocol):
         """
         ...
 
+    def timed(self, seconds: float, steps: int, requests: int) -> None:
+        """What a cycle took, of so many draft steps and requests: what rows are worth is weighed by it."""
+        ...
+
     def recore(self, ranks: np.ndarray | None) -> None:
         """What is always active shall follow other frequencies; a vocabulary without a core ignores it.
 

@@ -69,6 +69,9 @@ class StaticVocabulary:
     def finish(self, request_id: str, *, learn: bool) -> None:
         pass
 
+    def timed(self, seconds: float, steps: int, requests: int) -> None:
+        pass
+
     def recore(self, ranks: np.ndarray | None) -> None:
         pass
 

@@ -45,7 +45,7 @@ def dynamic(
     frequent: Sequence[int] = (),
 ) -> DynamicVocabulary:
     sources = dynamic_sources(config, rows, core, max_batch)
-    budget = row_budget(config, rows, core)
+    budget = row_budget(rows, core, row_seconds=0.0)
     return DynamicVocabulary(rows, CoreLists(core, np.array(frequent, dtype=np.int64)), sources, budget)
 
 
@@ -124,7 +124,7 @@ def test_unpin_without_pin_is_an_error() -> None:
 def test_requests_come_and_go_without_leaking_pins(events: list[tuple[str, list[int]]]) -> None:
     rows = ActiveRows(TokenTables(HEAD, HEAD), CAPACITY, half_life=3)
     core = np.arange(4)
-    config = VocabularyConfig(capacity=64, core=4, context_window=8, coverage=1)
+    config = VocabularyConfig(capacity=64, core=4, context_window=8)
     vocabulary = dynamic(rows, core, config, max_batch=2)
     running: set[str] = set()
     for request, chosen in events:

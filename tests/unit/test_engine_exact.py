@@ -90,7 +90,7 @@ def build(
         target.tap(drafter.config.tap_layers)
     vocabulary = None
     if policy is not None and drafter is not None:
-        settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4, coverage=1)
+        settings = VocabularyConfig(policy=policy, capacity=capacity, core=32, half_life=4)
         tables = drafter.tables(target.tables)
         vocabulary = build_policy(settings, tables, np.arange(260), [EOS], max_batch)
     return Engine(

@@ -58,7 +58,7 @@ def vocabulary_of(target: Target, max_batch: int, *, padded: bool) -> DynamicVoc
     config = VocabularyConfig(capacity=120, core=32, half_life=4)
     core = np.r_[np.arange(32), 256]
     sources = dynamic_sources(config, rows, core, max_batch)
-    budget = row_budget(config, rows, core)
+    budget = row_budget(rows, core, row_seconds=0.0)
     return DynamicVocabulary(rows, CoreLists(core, np.arange(0)), sources, budget)
 
 

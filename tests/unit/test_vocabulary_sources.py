@@ -31,7 +31,7 @@ VOCAB = 400
 HEAD = torch.randn(VOCAB, 8, generator=torch.Generator().manual_seed(0))
 TABLES = TokenTables(HEAD, HEAD)
 RANKS = np.arange(VOCAB)[::-1].copy()  # the largest ids are the most frequent
-SMALL = {"capacity": 64, "core": 4, "coverage": 1}
+SMALL = {"capacity": 64, "core": 4}
 
 
 def policy_of(name: str, **settings: float) -> VocabularyPolicy:
@@ -163,20 +163,35 @@ def test_nanospec_holds_the_request_and_nothing_else() -> None:
     assert head.active.sum() == 1
 
 
-def test_rows_are_added_while_coverage_is_short_and_taken_away_when_it_is_ample() -> None:
-    budget = RowBudget(least=1000, most=3000, coverage=0.98)
+def test_rows_are_given_up_while_they_save_less_time_than_they_take() -> None:
+    budget = RowBudget(least=1000, most=3000, row_seconds=1e-6)
     assert budget.rows == budget.review() == 3000  # nothing was seen yet
-    budget.observe(100, 2)  # what is allowed, no more
-    assert budget.review() == 3000
-    for _ in range(1000):
-        budget.observe(5, 0)
+    for _ in range(20):
+        budget.timed(seconds=1.0, steps=5, requests=2)
         budget.review()
     assert budget.rows == 1000
-    budget.observe(100, 100)
-    assert budget.review() == 1512
-    everything = RowBudget(least=1000, most=3000, coverage=1.0)
-    everything.observe(100, 0)
-    assert everything.review() == 3000
+    # 256 rows at 5 steps take 1.28 ms; a hit in one of two requests saves 110 ms.
+    budget.timed(seconds=1.0, steps=5, requests=2)
+    budget.count(hits=1, misses=0)
+    assert budget.review() == 1000
+    budget.count(hits=0, misses=1)
+    assert budget.review() == 1256
+
+
+@pytest.mark.parametrize(("hits", "misses", "rows"), [(90, 0, 1744), (110, 0, 2000), (90, 110, 2256)])
+def test_rows_come_and_go_by_what_a_few_more_or_less_would_change(hits: int, misses: int, rows: int) -> None:
+    budget = RowBudget(least=1000, most=3000, row_seconds=0.22 / (256 * 5))
+    budget.rows = 2000
+    for _ in range(100):
+        budget.timed(seconds=1.0, steps=5, requests=1)
+    budget.count(hits, misses)
+    assert budget.review() == rows
+
+
+def test_rows_that_take_no_time_are_kept() -> None:
+    budget = RowBudget(least=1000, most=3000, row_seconds=0.0)
+    budget.timed(seconds=1.0, steps=5, requests=1)
+    assert budget.review() == 3000
 
 
 def test_a_limit_takes_out_what_is_wanted_least_and_keeps_what_is_pinned() -> None:
@@ -194,17 +209,23 @@ def test_a_limit_takes_out_what_is_wanted_least_and_keeps_what_is_pinned() -> No
     assert rows.activate(np.arange(30, 40), 0.1) == 4
 
 
-def test_a_vocabulary_shrinks_when_it_covers_enough() -> None:
-    policy = dynamic_of("evospec", coverage=0.5)
+def test_a_vocabulary_gives_up_rows_until_it_misses_them() -> None:
+    tables = TokenTables(torch.randn(2000, 4), torch.randn(2000, 4))
+    settings = VocabularyConfig(capacity=1024, core=4, half_life=10**6)
+    policy = build_policy(settings, tables, np.arange(2000), [0], 1, row_seconds=1e-6)
     policy.admit(Request("r", (10,)))
-    for _ in range(300):
-        policy.emitted({"r": [VOCAB - 1]})
-        policy.apply()
-    assert policy.head().count == 10  # twice the core
-    for token in range(100, 400):
-        policy.emitted({"r": [token % 390]})
-        policy.apply()
-    assert policy.head().count == 64
+
+    def cycles(count: int, tokens: list[int]) -> None:
+        for _ in range(count):
+            policy.emitted({"r": tokens})
+            policy.timed(seconds=1.0, steps=5, requests=1)
+            policy.apply()
+
+    cycles(64 * 6, [10])
+    assert policy.head().count == 8  # twice the core
+    cycles(1, list(range(200, 204)))  # of those that left
+    cycles(64, [10])
+    assert policy.head().count == 8 + 256
 
 
 def test_padding_covers_rows_that_left() -> None:
