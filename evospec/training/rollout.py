@@ -24,6 +24,7 @@ T = TypeVar("T")
 _INTERVAL = 8  # steps between looks at which rows have ended; those wait for 12 steps in the mean
 _NEVER = -(1 << 40)  # positions cached in a row that writes nothing
 _PREFILL_TOKENS = 32_768  # prompt tokens processed at once, padding included
+_RUN_TOKENS = 1_536  # prompt tokens that take as long as beginning another run
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +189,8 @@ class Rollout(Generic[T]):
         free = [row for row, prompt in enumerate(self._prompts) if prompt is None]
         chosen: list[tuple[int, Prompt[T]]] = list(zip(free, prompts, strict=False))
         chosen.sort(key=lambda item: len(item[1].tokens))
-        group: list[tuple[int, Prompt[T]]] = []
-        for row, prompt in chosen:
-            if group and (len(group) + 1) * len(prompt.tokens) > _PREFILL_TOKENS:
-                self._prefill(group)
-                group = []
-            group.append((row, prompt))
-        if group:
-            self._prefill(group)
+        for group in _groups([len(prompt.tokens) for _, prompt in chosen]):
+            self._prefill(chosen[group])
 
     def _prefill(self, group: Sequence[tuple[int, Prompt[T]]]) -> None:
         """Writes prompts but for their last tokens into the rows' caches, and starts the rows."""
@@ -275,6 +270,20 @@ def _send(tensor: Tensor, device: torch.device) -> Tensor:
         return tensor
     # The pinned allocator hands memory out again only when copies out of it are done.
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[slice]:
+    """Cuts rising lengths into runs that are processed together, padded to the longest of each: another run
+    begins where padding would take longer than that."""
+    first, padding = 0, 0
+    for place, length in enumerate(lengths):
+        count = place - first
+        padding += count * (length - lengths[place - 1]) if count else 0
+        if count and (padding > _RUN_TOKENS or (count + 1) * length > _PREFILL_TOKENS):
+            yield slice(first, place)
+            first, padding = place, 0
+    if lengths:
+        yield slice(first, len(lengths))
 
 
 def _drained(items: deque[Prompt[T]]) -> Iterator[Prompt[T]]:

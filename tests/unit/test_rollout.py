@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from evospec.models.target import Target
 from evospec.training.conversations import RolloutPlan, TurnMarkers, write_conversations
-from evospec.training.rollout import Continuation, Prompt, Rollout
+from evospec.training.rollout import _PREFILL_TOKENS, _RUN_TOKENS, Continuation, Prompt, Rollout, _groups
 from evospec.training.seeds import Seeds
 from tests.tiny import tiny_model, tiny_target
 
@@ -129,3 +132,17 @@ def test_markers_are_what_the_template_puts_around_turns(target: Target) -> None
     markers = TurnMarkers.of(target)
     text = target.tokenizer.decode([*markers.user, *target.tokenizer.encode("hi"), *markers.assistant])
     assert text == "<|user|>hi<|end|><|assistant|>"
+
+
+@given(st.lists(st.integers(1, 1_000), max_size=200))
+def test_prompts_are_run_with_others_of_about_their_length(lengths: list[int]) -> None:
+    lengths.sort()
+    runs = [lengths[run] for run in _groups(lengths)]
+    assert [length for run in runs for length in run] == lengths
+    for run in runs:
+        assert len(run) * run[-1] - sum(run) <= _RUN_TOKENS
+        assert len(run) == 1 or len(run) * run[-1] <= _PREFILL_TOKENS
+    for run, after in pairwise(runs):
+        joined = [*run, after[0]]
+        padding = len(joined) * joined[-1] - sum(joined)
+        assert padding > _RUN_TOKENS or len(joined) * joined[-1] > _PREFILL_TOKENS
