@@ -12,8 +12,9 @@ from torch import Tensor
 
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import finite_bfloat16
-from evospec.align.window import Cycle, Stamp, TraceWindow, WindowLayout
+from evospec.align.window import Cycle, Provenance, Stamp, TraceWindow, WindowLayout
 from evospec.config import AlignmentConfig
+from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
 
 FEWEST_SCORED = 4  # a shorter rest of a request costs more context bytes than it teaches
@@ -69,7 +70,7 @@ class TraceRecorder:
         self._stamp = Stamp(adapter_version, vocabulary_epoch)
 
     @torch.inference_mode()
-    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor) -> None:
+    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor, tenant: str = "") -> None:
         """Opens a request once its prompt is prefilled.
 
         Args:
@@ -82,6 +83,7 @@ class TraceRecorder:
         context = min(features.shape[0], self.context)
         self._open[request_id] = TraceWindow(
             WindowLayout(self._config.trace_positions, features.shape[1], self._config.trace_top_k),
+            Provenance(tenant_key(tenant), len(token_ids)),
             start=known - context,
             tokens=list(token_ids[known - context :]),
             features=features[features.shape[0] - context :],

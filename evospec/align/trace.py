@@ -13,7 +13,7 @@ import numpy as np
 
 from evospec.wire import Fingerprints
 
-TRACE_SCHEMA = 1
+TRACE_SCHEMA = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +23,8 @@ class Trace:
     Position i of the window holds the token with index `start + i` of the request.
 
     Attributes:
+        tenant: whose request it is, as `evospec.vocab.tenants.tenant_key` names tenants.
+        prompt_length: tokens of the request's prompt.
         start: index of the window's first token in the request.
         token_ids: tokens start .. start + width, int32 [width + 1]: the token after the
             window is there to pair the last feature with.
@@ -43,6 +45,8 @@ class Trace:
     fingerprints: Fingerprints
     adapter_version: int
     vocabulary_epoch: int
+    tenant: str
+    prompt_length: int
     start: int
     token_ids: np.ndarray
     features: np.ndarray
@@ -56,6 +60,13 @@ class Trace:
     @property
     def width(self) -> int:
         return int(self.features.shape[0])
+
+    @property
+    def first_new(self) -> int:
+        """Place in `token_ids` of the first token that no earlier window of the request held."""
+        if self.start < self.prompt_length:
+            return 0
+        return int(np.argmax(self.generated)) + 1 if self.generated.any() else self.width + 1
 
     @property
     def nbytes(self) -> int:

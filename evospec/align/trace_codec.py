@@ -7,6 +7,7 @@ both ends share, so none travels.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from evospec.align.trace import TRACE_SCHEMA, Trace
 from evospec.errors import WireError
+from evospec.vocab.tenants import KEY_DIGITS
 from evospec.wire import Fingerprints
 
 _OVERHEAD = 2048  # keys, headers, fingerprints
@@ -39,7 +41,10 @@ _DTYPES: Mapping[str, np.dtype] = {
     "accepted": _BOOL,
     "missed": _BOOL,
 }
-_FIELDS = frozenset(("fingerprints", "adapter_version", "vocabulary_epoch", "start", *_DTYPES))
+_FIELDS = frozenset(
+    ("fingerprints", "tenant", "adapter_version", "vocabulary_epoch", "prompt_length", "start", *_DTYPES)
+)
+_TENANT = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +79,10 @@ def encode(trace: Trace) -> bytes:
     payload = msgpack.packb(
         {
             "fingerprints": [names.target, names.drafter, names.tokenizer],
+            "tenant": trace.tenant,
             "adapter_version": trace.adapter_version,
             "vocabulary_epoch": trace.vocabulary_epoch,
+            "prompt_length": trace.prompt_length,
             "start": trace.start,
             **{
                 name: np.ascontiguousarray(array, dtype=_DTYPES[name]).tobytes()
@@ -103,8 +110,10 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
     arrays = {name: _array(name, fields[name], shapes[name]) for name in _DTYPES}
     trace = Trace(
         fingerprints=_fingerprints(fields["fingerprints"]),
+        tenant=_tenant(fields["tenant"]),
         adapter_version=_number("adapter_version", fields["adapter_version"]),
         vocabulary_epoch=_number("vocabulary_epoch", fields["vocabulary_epoch"]),
+        prompt_length=_number("prompt_length", fields["prompt_length"]),
         start=_number("start", fields["start"]),
         token_ids=arrays["token_ids"],
         features=arrays["features"],
@@ -242,6 +251,12 @@ def _array(name: str, data: object, shape: tuple[int, ...]) -> np.ndarray:
 def _number(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LONGEST_INTEGER:
         raise WireError(f"trace: {name} is {value!r:.40}, expected a non-negative integer")
+    return value
+
+
+def _tenant(value: object) -> str:
+    if not isinstance(value, str) or not _TENANT.fullmatch(value):
+        raise WireError(f"trace: tenant is {value!r:.40}, expected {KEY_DIGITS} hex digits")
     return value
 
 

@@ -25,6 +25,14 @@ class WindowLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """Whose request a window belongs to: the tenant's key, and tokens of the prompt."""
+
+    tenant: str
+    prompt_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stamp:
     """Versions in force when a window was opened."""
 
@@ -56,6 +64,7 @@ class TraceWindow:
         "filled",
         "layout",
         "missed",
+        "provenance",
         "stamp",
         "start",
         "tokens",
@@ -64,11 +73,18 @@ class TraceWindow:
     )
 
     def __init__(
-        self, layout: WindowLayout, start: int, tokens: list[int], features: Tensor, stamp: Stamp
+        self,
+        layout: WindowLayout,
+        provenance: Provenance,
+        start: int,
+        tokens: list[int],
+        features: Tensor,
+        stamp: Stamp,
     ) -> None:
         """`features` [context, taps * hidden] belong to all of `tokens` but the last."""
         positions = layout.positions
         self.layout = layout
+        self.provenance = provenance
         self.start = start
         self.tokens = tokens
         self.stamp = stamp
@@ -110,6 +126,7 @@ class TraceWindow:
         """The next window of the request; the last `context` positions are repeated unscored."""
         return TraceWindow(
             self.layout,
+            self.provenance,
             start=self.start + self.filled - context,
             tokens=self.tokens[-(context + 1) :],
             features=self.features[self.filled - context : self.filled],
@@ -124,6 +141,8 @@ class TraceWindow:
             fingerprints=fingerprints,
             adapter_version=self.stamp.adapter_version,
             vocabulary_epoch=self.stamp.vocabulary_epoch,
+            tenant=self.provenance.tenant,
+            prompt_length=self.provenance.prompt_length,
             start=self.start,
             token_ids=np.asarray(self.tokens, dtype=np.int32),
             features=bits.view(np.uint16),

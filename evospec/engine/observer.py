@@ -196,7 +196,8 @@ class Observer:
             best = prompt.best.tensor().numpy()
             self._vocabulary.ranked(Ranked([request.id], [len(best)], best))
         if self._recorder is not None and prompt.features is not None:
-            self._recorder.prompt(request.id, request.prompt_ids, prompt.features.tensor())
+            features = prompt.features.tensor()
+            self._recorder.prompt(request.id, request.prompt_ids, features, request.tenant)
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())

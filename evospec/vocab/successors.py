@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ABSENT = -1  # no token
+from evospec.vocab.successor_table import ABSENT, Successors, SuccessorTable
+
 _LARGEST_SCALE = 1e6  # counts are brought back to their size before they lose digits
 _LEAST = 1e-9  # what is left of a count below this is nothing
 
@@ -27,41 +28,6 @@ class SuccessorLimits:
     successors: int
     window: int
     half_life: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SuccessorTable:
-    """Decayed counts by head.
-
-    Attributes:
-        heads: token ids, distinct, int32 [heads].
-        totals: how often each was seen, float32 [heads].
-        successors: token ids, distinct in a row, int32 [heads, successors]; -1 where there is none.
-        counts: how often each came soon after the head, float32 [heads, successors]; 0 where there is none.
-    """
-
-    heads: np.ndarray
-    totals: np.ndarray
-    successors: np.ndarray
-    counts: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.heads)
-
-    @classmethod
-    def of_size(cls, heads: int, successors: int) -> SuccessorTable:
-        return cls(
-            np.full(heads, ABSENT, dtype=np.int32),
-            np.zeros(heads, dtype=np.float32),
-            np.full((heads, successors), ABSENT, dtype=np.int32),
-            np.zeros((heads, successors), dtype=np.float32),
-        )
-
-    def first(self, heads: int) -> SuccessorTable:
-        """The first rows, as views."""
-        return SuccessorTable(
-            self.heads[:heads], self.totals[:heads], self.successors[:heads], self.counts[:heads]
-        )
 
 
 class SuccessorIndex:
@@ -89,16 +55,22 @@ class SuccessorIndex:
         """Heads that it knows."""
         return self._count
 
-    def learn(self, tokens: Sequence[int]) -> None:
-        """Counts the tokens of a request, prompt and answer in order."""
+    def learn(self, tokens: Sequence[int] | np.ndarray, first: int = 0) -> None:
+        """Counts the tokens of a request, prompt and answer in order.
+
+        Args:
+            first: tokens before that place were counted already: they only are what others succeed.
+        """
         sequence = np.asarray(tokens, dtype=np.int64)
         self._scale *= self._growth
         if self._scale > _LARGEST_SCALE:
             self._rescale()
-        codes = self._pairs(sequence)
+        codes = self._pairs(sequence, first)
         pairs, counts = np.unique(codes, return_counts=True)
-        heads, totals = np.unique(sequence, return_counts=True)
-        paired = np.isin(heads, pairs // self._vocab_size) | (self._row_of[heads] != ABSENT)
+        heads, place, totals = np.unique(sequence, return_inverse=True, return_counts=True)
+        known = self._row_of[heads] != ABSENT
+        totals = np.where(known, np.bincount(place[first:], minlength=len(heads)), totals)
+        paired = np.isin(heads, pairs // self._vocab_size) | known
         self._see(heads[paired], totals[paired] * self._scale)
         self._add(pairs, counts * self._scale)
 
@@ -129,17 +101,14 @@ class SuccessorIndex:
     def look_up(self, tokens: np.ndarray) -> Successors:
         """What came soon after these tokens [n], of each at most `limits.successors`."""
         rows = self._row_of[tokens]
-        rows = rows[rows != ABSENT]
-        counts = self._rows.counts[rows]  # [n, successors]
-        shares = counts / self._rows.totals[rows, None]
-        known = counts > 0
-        return Successors(self._rows.successors[rows][known], shares[known])
+        return self._rows.after(rows[rows != ABSENT])
 
-    def _pairs(self, sequence: np.ndarray) -> np.ndarray:
-        """head * vocab + successor for each long-tail token and each token shortly before it."""
+    def _pairs(self, sequence: np.ndarray, first: int) -> np.ndarray:
+        """head * vocab + successor for each long-tail token from `first` on and each token shortly before."""
         parts = [np.zeros(0, dtype=np.int64)]
         for distance in range(1, min(self._limits.window, len(sequence) - 1) + 1):
-            heads, successors = sequence[:-distance], sequence[distance:]
+            begin = max(first, distance)
+            heads, successors = sequence[begin - distance : -distance], sequence[begin:]
             counted = self._long_tail[successors] & (heads != successors)
             parts.append(heads[counted] * self._vocab_size + successors[counted])
         return np.concatenate(parts)
@@ -229,15 +198,6 @@ class SuccessorIndex:
         rows.counts[forgotten] = 0.0
         rows.successors[forgotten] = ABSENT
         self._scale = 1.0
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Successors:
-    """Token ids [n], not always distinct, and how often each followed its head, float32 [n]: a share of the
-    head's occurrences, above 1 where it came several times within the window."""
-
-    token_ids: np.ndarray
-    shares: np.ndarray
 
 
 def _lowest(values: np.ndarray, count: int, ties: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from evospec.align.trainer import AlignmentTrainer
 from evospec.config import AlignmentConfig
 from evospec.models.drafter import Drafter, DrafterConfig
 from evospec.models.tables import TokenTables
+from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
 
 VOCAB = 200
@@ -131,6 +132,8 @@ def plain_trace(rng: np.random.Generator, width: int, **arrays: np.ndarray) -> T
         fingerprints=FINGERPRINTS,
         adapter_version=3,
         vocabulary_epoch=5,
+        tenant=tenant_key(""),
+        prompt_length=12,
         start=7,
         token_ids=rng.integers(0, VOCAB, width + 1).astype(np.int32),
         features=bfloat16_bits(rng.normal(size=(width, TAPS * HIDDEN))),
@@ -149,7 +152,7 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
 
 
 def traces_equal(left: Trace, right: Trace) -> bool:
-    numbers = ("fingerprints", "adapter_version", "vocabulary_epoch", "start")
+    numbers = ("fingerprints", "adapter_version", "vocabulary_epoch", "tenant", "prompt_length", "start")
     return all(getattr(left, name) == getattr(right, name) for name in numbers) and all(
         getattr(left, name).dtype == getattr(right, name).dtype
         and np.array_equal(getattr(left, name), getattr(right, name))

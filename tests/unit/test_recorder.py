@@ -14,6 +14,7 @@ from torch import Tensor
 from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import check, decode, encode
+from evospec.vocab.tenants import tenant_key
 from tests.unit.align_tiny import (
     FINGERPRINTS,
     HIDDEN,
@@ -194,6 +195,31 @@ def test_later_windows_overlap_by_context() -> None:
     assert third.start == second.start + 12
     assert not second.generated[:4].any()
     assert second.generated[4:].all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 40), st.lists(st.integers(0, 5), max_size=40), st.sampled_from([16, 17, 64]))
+def test_what_is_new_in_windows_is_the_request_once(prompt: int, cycles: list[int], positions: int) -> None:
+    recorded = recorder(trace_positions=positions)
+    engine = FakeEngine(recorded, prompt=prompt).start().run([(5, accepted) for accepted in cycles])
+    recorded.finish("r")
+    traces = recorded.take()
+    new = [token for trace in traces for token in trace.token_ids[trace.first_new :].tolist()]
+    if traces:
+        assert new == engine.tokens[traces[0].start : traces[-1].start + traces[-1].width + 1]
+    assert all(trace.prompt_length == prompt for trace in traces)
+
+
+def test_traces_name_the_tenant_by_its_key() -> None:
+    recorded = recorder()
+    for name in ("a", "b"):
+        recorded.prompt(name, [1], torch.zeros(0, FEATURES), name)
+        fields = {"tokens": [1] * 4, "top_ids": np.zeros((4, TOP_K)), "top_logprobs": np.zeros((4, TOP_K))}
+        recorded.emitted(
+            name, torch.zeros(4, FEATURES), drafted=3, accepted=3, missed=np.zeros(4, bool), **fields
+        )
+        recorded.finish(name)
+    assert [trace.tenant for trace in recorded.take()] == [tenant_key("a"), tenant_key("b")]
 
 
 def test_unknown_and_opted_out_requests_are_ignored() -> None:

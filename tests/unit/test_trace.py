@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from evospec.align.trace import Trace
+from evospec.align.trace import TRACE_SCHEMA, Trace
 from evospec.align.trace_codec import TraceLimits, check, decode, encode, finite_bfloat16
 from evospec.errors import WireError
+from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
 from tests.unit.align_tiny import ARRAYS, FINGERPRINTS, LIMITS, POSITIONS, VOCAB, random_trace, traces_equal
 
@@ -35,6 +36,8 @@ def traces(draw: st.DrawFn) -> Trace:
         fingerprints=FINGERPRINTS,
         adapter_version=draw(st.integers(0, 2**63 - 1)),
         vocabulary_epoch=draw(st.integers(0, 2**40)),
+        tenant=tenant_key(draw(st.text(max_size=5))),
+        prompt_length=draw(st.integers(0, 2**20)),
         start=draw(st.integers(0, 2**20)),
         token_ids=draw(hnp.arrays(np.int32, width + 1, elements=ids)),
         features=draw(hnp.arrays(np.uint16, (width, 6), elements=finite)),
@@ -116,7 +119,7 @@ def test_forged_fields_are_refused_or_consistent(changes: dict[str, object]) -> 
 
 
 @settings(max_examples=50)
-@given(st.integers(0, 255).filter(lambda number: number != 1))
+@given(st.integers(0, 255).filter(lambda number: number != TRACE_SCHEMA))
 def test_other_schemas_are_refused_by_number(schema: int) -> None:
     _, checksum, payload = msgpack.unpackb(encode(random_trace(0)))
     with pytest.raises(WireError, match=f"schema {schema}"):
@@ -212,6 +215,10 @@ def test_empty_trace_is_refused() -> None:
         ({"start": -1}, "start is -1"),
         ({"start": True}, "start is True"),
         ({"adapter_version": 2**63}, "adapter_version"),
+        ({"prompt_length": -1}, "prompt_length is -1"),
+        ({"tenant": "a"}, "tenant is 'a', expected 32 hex digits"),
+        ({"tenant": "A" * 32}, "expected 32 hex digits"),
+        ({"tenant": b"0" * 32}, "expected 32 hex digits"),
         ({"fingerprints": ["a", "b"]}, "three strings"),
         ({"fingerprints": ["a", "b", "c"]}, "this aligner serves"),
         ({"features": "text"}, "features is str"),

@@ -118,15 +118,6 @@ def test_what_followed_is_proposed_to_the_same_tenant_only() -> None:
     assert not len(source.propose())
 
 
-def test_the_tenant_heard_of_least_recently_is_forgotten() -> None:
-    limits = SuccessorLimits(heads=10, successors=4, window=2, half_life=10)
-    source = StatisticalSource(VOCAB, np.arange(4), limits, tenants=2)
-    for tenant in ("a", "b", "a", "c"):
-        source.index(tenant).learn([10, 50])
-    assert len(source.index("a")) > 0
-    assert len(source.index("b")) == 0
-
-
 def test_the_best_score_of_a_token_counts() -> None:
     ranking = best_of(
         {

@@ -27,6 +27,7 @@ from evospec.errors import (
 )
 from evospec.models.adapter import AdapterWeights, StagedAdapter
 from evospec.vocab.semantic import Lookup
+from evospec.vocab.tenants import tenant_key
 from evospec.wire import (
     MANIFEST_SCHEMA,
     Decision,
@@ -300,6 +301,8 @@ def trace(width: int = 4) -> Trace:
         fingerprints=FINGERPRINTS,
         adapter_version=0,
         vocabulary_epoch=0,
+        tenant=tenant_key(""),
+        prompt_length=1,
         start=0,
         token_ids=np.zeros(width + 1, np.int32),
         features=np.zeros((width, 8), np.uint16),
