@@ -123,7 +123,9 @@ class VocabularyConfig(Section):
     successor_half_life: int = Field(
         256, ge=1, description="Requests after which what the statistical index counted has halved."
     )
-    tenants: int = Field(16, ge=1, description="Tenants whose statistical index is kept, the latest.")
+    tenants: int = Field(
+        16, ge=1, description="Tenants whose statistical index is kept, here and in the aligner, the latest."
+    )
 
     @model_validator(mode="after")
     def _core_fits(self) -> VocabularyConfig:
@@ -189,6 +191,16 @@ class AlignmentConfig(Section):
         0.5, gt=0, description="Steps that each new trace pays for: without traffic the aligner rests."
     )
     steps_per_version: int = Field(6, ge=1, description="Steps between two published versions.")
+    successor_mb: float = Field(
+        8.0,
+        ge=0,
+        description="Statistical tables that a version brings, all tenants together; 0 brings none.",
+    )
+    successor_half_life: int = Field(
+        2048,
+        ge=1,
+        description="Traces of a tenant after which what the aligner counted for these tables has halved.",
+    )
     min_traces: int = Field(8, ge=2, description="Traces needed before the first step.")
     holdout: float = Field(0.2, gt=0, lt=1, description="Share of traces kept from training, for the gate.")
     min_gain: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from evospec.align.trace_codec import TraceLimits
@@ -16,6 +17,8 @@ from evospec.models.loading import load_tokenizer, pick_device, pick_dtype
 from evospec.models.tables import TokenTables
 from evospec.vocab.core import core_tokens
 from evospec.vocab.live_core import LiveCore
+from evospec.vocab.policy import is_statistical, successor_limits
+from evospec.vocab.tenants import TenantIndexes
 from evospec.wire import Fingerprints
 
 
@@ -55,7 +58,17 @@ def build_trainer(config: Config) -> AlignmentTrainer:
         trace_limits(config.alignment, loaded.drafter, fingerprints),
         draft_length=config.engine.draft_length,
         core=LiveCore(loaded.core_ranks.numpy(), tables.vocab_size, size=config.vocabulary.capacity),
+        successors=_successors(config, tables.vocab_size, core),
     )
+
+
+def _successors(config: Config, vocab_size: int, core: np.ndarray) -> TenantIndexes | None:
+    """What the aligner learns of successors for the replicas; None where none of them asks."""
+    settings, alignment = config.vocabulary, config.alignment
+    if not alignment.successor_mb or not is_statistical(settings):
+        return None
+    limits = successor_limits(settings, alignment.successor_half_life)
+    return TenantIndexes(vocab_size, core, limits, settings.tenants)
 
 
 def check_alignable(drafter: DrafterConfig) -> None:

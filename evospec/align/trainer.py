@@ -26,6 +26,7 @@ from evospec.models.adapter import AdapterWeights
 from evospec.models.drafter import Drafter
 from evospec.models.tables import TokenTables
 from evospec.vocab.live_core import LiveCore
+from evospec.vocab.tenants import TenantIndexes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class AlignmentTrainer:
         *,
         draft_length: int,
         core: LiveCore | None = None,
+        successors: TenantIndexes | None = None,
     ) -> None:
         """
         Args:
@@ -86,6 +88,7 @@ class AlignmentTrainer:
             limits: what incoming traces must look like.
             draft_length: draft steps per cycle that the gate simulates.
             core: counts what traces hold, for versions to bring a core; None: they bring none.
+            successors: counts what follows what in them, for versions to bring tables of it; likewise.
 
         Raises:
             EvoSpecError: the drafter has fewer positions than a trace.
@@ -96,6 +99,8 @@ class AlignmentTrainer:
         self._core_ids = core_ids.to(drafter.device)
         self._limits = limits
         self._core = core
+        self._successors = successors
+        self._table_bytes = int(config.successor_mb * 2**20)
         self._gate_steps = max(draft_length, 1)
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
         self._lora = Lora(self._drafter, config.rank, config.alpha, config.seed)
@@ -142,8 +147,8 @@ class AlignmentTrainer:
             self.counts.refused_traces += 1
             raise
         admission = self.replay.add(checked)
-        if self._core is not None and admission is not Admission.DEGENERATE:
-            self._core.learn(checked.token_ids[1:][checked.generated])
+        if admission in (Admission.TRAINING, Admission.HELD_OUT):
+            self._count(checked)
         return admission
 
     def step(self) -> TrainingStep:
@@ -183,7 +188,8 @@ class AlignmentTrainer:
     def candidate(self, version: int) -> AdapterWeights:
         """The weights as they are now, under the version they would be published as."""
         ranks = None if self._core is None else torch.from_numpy(self._core.ranks())
-        self._candidate = replace(self._lora.export(version), core_ranks=ranks)
+        tables = {} if self._successors is None else self._successors.tables(self._table_bytes)
+        self._candidate = replace(self._lora.export(version), core_ranks=ranks, successors=tables)
         return self._candidate
 
     def gate(self) -> GateReport:
@@ -226,6 +232,8 @@ class AlignmentTrainer:
         self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
         if self._core is not None and adapter.core_ranks is not None:
             self._core.begin_with(adapter.core_ranks.numpy())
+        if self._successors is not None:
+            self._successors.begin_with(adapter.successors)
         self._current = adapter
         self._candidate = None
 
@@ -254,6 +262,12 @@ class AlignmentTrainer:
         self.counts.steps += state.steps
         self.counts.skipped_steps += state.skipped_steps
         self.replay.resume(state.replay)
+
+    def _count(self, trace: Trace) -> None:
+        if self._core is not None:
+            self._core.learn(trace.token_ids[1:][trace.generated])
+        if self._successors is not None:
+            self._successors.of(trace.tenant).learn(trace.token_ids, first=trace.first_new)
 
     def _loss(self, batch: TraceBatch) -> Tensor:
         states = draft_states(

@@ -110,8 +110,8 @@ class Engine:
         return self._adapter.stage(adapter)
 
     def swap_adapter(self, adapter: StagedAdapter | AdapterWeights | None) -> None:
-        """Writes an adapter into the drafter (None: the base), and makes its core the vocabulary's; call
-        between steps.
+        """Writes an adapter into the drafter (None: the base), and gives its core and successor tables to
+        the vocabulary; call between steps.
 
         Running requests go on; see `AdapterSlot` for what a swap means to them.
 
@@ -123,6 +123,7 @@ class Engine:
         swapped = self._adapter.swap(adapter)
         if self.vocabulary is not None:
             self.vocabulary.recore(None if swapped.core_ranks is None else swapped.core_ranks.numpy())
+            self.vocabulary.adopt(swapped.successors)
         self._stepper.adapted(swapped.version)
 
     def offer_hits(self, request_id: str, hits: TokenHits) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from evospec.errors import WireError
 from evospec.models.drafter import Drafter
+from evospec.vocab.successor_table import SuccessorTables
+from evospec.vocab.successors_codec import take_tables, to_tensors
 
 LORA_A = ".lora_a"
 LORA_B = ".lora_b"
@@ -45,29 +47,34 @@ def delta_limits(drafter: Drafter) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """What one version changes: LoRA matrices (Hu et al., 2106.09685), and which tokens are the core.
+    """What one version changes: LoRA matrices (Hu et al., 2106.09685), which tokens are the core, and what
+    is known of successors.
 
     `tensors` holds `<linear>.lora_a` [rank, in] and `<linear>.lora_b` [out, rank],
     float32 on the CPU, with the LoRA scale already folded into `lora_b`: the delta
     is lora_b @ lora_a. Linears that are not named stay at the base. `core_ranks` holds token ids by
     falling frequency in the cluster's traffic, distinct, int32 [ranks]; None leaves the drafter's own.
+    `successors` are tables of the cluster's statistical index by `tenant_key`.
     """
 
     version: int
     tensors: dict[str, Tensor]
     core_ranks: Tensor | None = None
+    successors: SuccessorTables = field(default_factory=dict)
 
     @property
     def contents(self) -> dict[str, Tensor]:
         """All tensors of the version by name, as they are published."""
-        return self.tensors if self.core_ranks is None else {**self.tensors, CORE: self.core_ranks}
+        core = {} if self.core_ranks is None else {CORE: self.core_ranks}
+        return {**self.tensors, **core, **to_tensors(self.successors)}
 
     def to_bytes(self) -> bytes:
         return bytes(save({name: tensor.contiguous() for name, tensor in self.contents.items()}))
 
     @classmethod
     def from_bytes(cls, blob: bytes, version: int, drafter: Drafter) -> AdapterWeights:
-        """Raises WireError: not safetensors, unknown names, other shapes or dtypes, non-finite values."""
+        """Raises WireError: not safetensors, unknown names, other shapes or dtypes, non-finite values, ids
+        outside the vocabulary."""
         try:
             tensors = load(blob)
         except _UNREADABLE as error:
@@ -75,13 +82,18 @@ class AdapterWeights:
         core_ranks = tensors.pop(CORE, None)
         if core_ranks is not None:
             _check_core(core_ranks, version, drafter.config.vocab_size)
+        try:
+            successors = take_tables(tensors, drafter.config.vocab_size)
+        except WireError as error:
+            raise WireError(f"adapter version {version}: {error}") from None
         for name, tensor in tensors.items():
             if tensor.dtype not in _DTYPES or tensor.dim() != 2 or not tensor.numel():
                 raise WireError(
                     f"adapter version {version}: {name[:80]!r} is {tensor.dtype} of shape "
                     f"{tuple(tensor.shape[:4])}, not a matrix of floats"
                 )
-        adapter = cls(version, {name: tensor.float() for name, tensor in tensors.items()}, core_ranks)
+        floats = {name: tensor.float() for name, tensor in tensors.items()}
+        adapter = cls(version, floats, core_ranks, successors)
         adapter.check(drafter)
         return adapter
 
@@ -135,13 +147,14 @@ class StagedAdapter:
 
     Attributes:
         weights: base + delta of every linear layer, on the drafter's device, in its dtype.
-        core_ranks: see `AdapterWeights`.
+        core_ranks, successors: see `AdapterWeights`.
         sent: when the weights are there; None where nothing has to be sent.
     """
 
     version: int
     weights: dict[str, Tensor]
     core_ranks: Tensor | None = None
+    successors: SuccessorTables = field(default_factory=dict)
     sent: torch.cuda.Event | None = None
 
 
@@ -187,7 +200,7 @@ class AdapterSlot:
             name: self._merge(adapter, name) if name in named else self._base[name] for name in self._base
         }
         if self._sender is None:
-            return StagedAdapter(adapter.version, merged, adapter.core_ranks)
+            return StagedAdapter(adapter.version, merged, adapter.core_ranks, adapter.successors)
         return self._sender.send(adapter, merged)
 
     @torch.inference_mode()
@@ -239,7 +252,7 @@ class _Sender:
             with torch.cuda.stream(self._stream):
                 sent = {name: self._pinned[name].to(self._device, non_blocking=True) for name in weights}
                 self._last.record()
-            return StagedAdapter(adapter.version, sent, adapter.core_ranks, self._last)
+            return StagedAdapter(adapter.version, sent, adapter.core_ranks, adapter.successors, self._last)
 
 
 def _check_core(ranks: Tensor, version: int, vocab_size: int) -> None:

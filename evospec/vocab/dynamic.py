@@ -17,6 +17,7 @@ from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
 from evospec.vocab.protocol import Ranked, Wishes
 from evospec.vocab.retrieved import RetrievedSource
 from evospec.vocab.statistical import StatisticalSource
+from evospec.vocab.successor_table import SuccessorTables
 from evospec.vocab.verification import VerificationSource
 from evospec.vocab.watched import WatchedRows
 
@@ -136,6 +137,10 @@ class DynamicVocabulary:
         self._rows.pin(new)
         self._core = np.concatenate((np.setdiff1d(self._core, left), new))
         self._frequent = _falling(lists.frequent)
+
+    def adopt(self, successors: SuccessorTables) -> None:
+        if self._sources.statistical is not None:
+            self._sources.statistical.adopt(successors)
 
     def apply(self) -> int:
         if self._emitted:

@@ -12,6 +12,7 @@ from evospec.vocab.active import ActiveRows, ActiveSlot
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
 from evospec.vocab.protocol import Ranked, Wishes
+from evospec.vocab.successor_table import SuccessorTables
 
 TOP_K = 3  # the target's best tokens per position, as in the paper
 _SCORE = 1.0  # of every token: what was used longest ago leaves first
@@ -103,6 +104,9 @@ class NanoSpecVocabulary:
         pass
 
     def recore(self, ranks: np.ndarray | None) -> None:
+        pass
+
+    def adopt(self, successors: SuccessorTables) -> None:
         pass
 
     def apply(self) -> int:

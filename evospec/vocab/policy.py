@@ -88,12 +88,7 @@ def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray
     chosen = config.sources
     # Requests may pin three quarters of what the core leaves; the rest stays for the other sources.
     window = min(config.context_window, (rows.capacity - len(core)) * 3 // 4 // max_batch)
-    limits = SuccessorLimits(
-        heads=config.successor_heads,
-        successors=config.successors,
-        window=config.successor_window,
-        half_life=config.successor_half_life,
-    )
+    limits = successor_limits(config, config.successor_half_life)
     return Sources(
         context=ContextSource(rows, window) if "context" in chosen else None,
         verification=VerificationSource(config.top_k, config.prompt_ranked)
@@ -104,6 +99,22 @@ def dynamic_sources(config: VocabularyConfig, rows: ActiveRows, core: np.ndarray
         else None,
         semantic=RetrievedSource() if "semantic" in chosen else None,
     )
+
+
+def successor_limits(config: VocabularyConfig, half_life: int) -> SuccessorLimits:
+    """What a statistical index keeps per tenant, here or in the aligner."""
+    return SuccessorLimits(
+        heads=config.successor_heads,
+        successors=config.successors,
+        window=config.successor_window,
+        half_life=half_life,
+    )
+
+
+def is_statistical(config: VocabularyConfig) -> bool:
+    """Whether a config's policy looks up what followed in earlier requests."""
+    name = PolicyName.parse(config.policy)
+    return name.kind == "evospec" and "statistical" in (name.sources or config.sources)
 
 
 def row_budget(rows: ActiveRows, core: np.ndarray, row_seconds: float) -> RowBudget:

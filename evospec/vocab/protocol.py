@@ -17,6 +17,7 @@ import numpy as np
 from evospec.engine.request import Request
 from evospec.vocab.active import ActiveSlot
 from evospec.vocab.head_rows import HeadView
+from evospec.vocab.successor_table import SuccessorTables
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,15 @@ class VocabularyPolicy(Protocol):
 
         Args:
             ranks: token ids by falling frequency, distinct [n]; None returns to those it began with.
+        """
+        ...
+
+    def adopt(self, successors: SuccessorTables) -> None:
+        """What the whole cluster learned of successors, by tenant, takes the place of what was adopted
+        before; a vocabulary without a statistical source ignores it.
+
+        Args:
+            successors: empty: nothing but what is learned here counts.
         """
         ...
 

@@ -12,6 +12,7 @@ from evospec.engine.request import Request
 from evospec.vocab.active import ActiveSlot
 from evospec.vocab.head_rows import HeadView
 from evospec.vocab.protocol import Ranked, Wishes
+from evospec.vocab.successor_table import SuccessorTables
 
 
 class StaticVocabulary:
@@ -73,6 +74,9 @@ class StaticVocabulary:
         pass
 
     def recore(self, ranks: np.ndarray | None) -> None:
+        pass
+
+    def adopt(self, successors: SuccessorTables) -> None:
         pass
 
     def apply(self) -> int:

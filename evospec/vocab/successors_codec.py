@@ -1,108 +1,108 @@
-"""Successor tables as bytes, to be merged across replicas: msgpack, size-capped and checked before use.
+"""Successor tables as tensors of a published version, checked before use.
 
-A blob is the msgpack array [schema, CRC-32 of payload, payload]; the payload is a msgpack map whose
-arrays are little-endian bytes.
+Each tenant has four tensors, `vocabulary.successors.KEY.FIELD`: the arrays of a `SuccessorTable` as they
+are. What a blob makes a reader allocate is therefore no more than its own length, which is capped where
+it is fetched.
 """
 
 from __future__ import annotations
 
-import zlib
+import re
 from collections.abc import Mapping
+from typing import Final
 
-import msgpack
 import numpy as np
+import torch
+from torch import Tensor
 
 from evospec.errors import WireError
-from evospec.vocab.successors import ABSENT, SuccessorLimits, SuccessorTable
+from evospec.vocab.successor_table import ABSENT, SuccessorTable, SuccessorTables
+from evospec.vocab.tenants import KEY_DIGITS
 
-SUCCESSOR_SCHEMA = 1
-_OVERHEAD = 1024  # keys, headers, fingerprint
-_LONGEST_STRING = 128
-_INT32, _FLOAT32 = np.dtype("<i4"), np.dtype("<f4")
-_ARRAYS: Mapping[str, np.dtype] = {
-    "heads": _INT32,
-    "totals": _FLOAT32,
-    "successors": _INT32,
-    "counts": _FLOAT32,
+SUCCESSORS: Final = "vocabulary.successors."
+WIDEST = 1024  # as far as the setting `successors` goes
+
+_NAME = re.compile(rf"{re.escape(SUCCESSORS)}([0-9a-f]{{{KEY_DIGITS}}})\.(heads|totals|successors|counts)")
+_FIELDS: Mapping[str, torch.dtype] = {
+    "heads": torch.int32,
+    "totals": torch.float32,
+    "successors": torch.int32,
+    "counts": torch.float32,
 }
 
 
-def encode(table: SuccessorTable, tokenizer: str) -> bytes:
-    """Serialises a table, with the fingerprint of the tokenizer whose ids it holds."""
-    payload = msgpack.packb(
-        {
-            "tokenizer": tokenizer,
-            "width": table.successors.shape[1],
-            **{
-                name: np.ascontiguousarray(array, dtype=_ARRAYS[name]).tobytes()
-                for name, array in _arrays(table).items()
-            },
-        }
-    )
-    blob: bytes = msgpack.packb([SUCCESSOR_SCHEMA, zlib.crc32(payload), payload])
-    return blob
+def to_tensors(tables: SuccessorTables) -> dict[str, Tensor]:
+    """The arrays of all tables by name, as views."""
+    return {
+        f"{SUCCESSORS}{key}.{field}": torch.from_numpy(array)
+        for key, table in tables.items()
+        for field, array in _arrays(table).items()
+    }
 
 
-def max_bytes(limits: SuccessorLimits) -> int:
-    """Length of the largest valid blob, rounded up."""
-    return limits.heads * (8 + 8 * limits.successors) + _OVERHEAD
-
-
-def decode(blob: bytes, tokenizer: str, vocab_size: int, limits: SuccessorLimits) -> SuccessorTable:
-    """Reads a table.
+def take_tables(tensors: dict[str, Tensor], vocab_size: int) -> dict[str, SuccessorTable]:
+    """Takes the tensors that make up tables out of those of a version, and reads them.
 
     Raises:
-        WireError: too large, damaged, of another schema or tokenizer, or not a table of counts.
+        WireError: they are not tables of counts by tenant.
     """
-    largest = max_bytes(limits)
-    if len(blob) > largest:
-        raise WireError(f"successor table has {len(blob)} bytes, at most {largest} are taken")
-    fields = _unpack(_open(blob, largest), largest)
-    if not isinstance(fields, dict) or fields.keys() != {"tokenizer", "width", *_ARRAYS}:
-        raise WireError("successor table is not a map of this schema's fields")
-    if fields["tokenizer"] != tokenizer:
-        raise WireError("successor table comes from another tokenizer")
-    width = fields["width"]
-    if type(width) is not int or not 1 <= width <= limits.successors:
-        raise WireError(f"successor table: width is not between 1 and {limits.successors}")
-    table = SuccessorTable(
-        heads=_array("heads", fields["heads"]),
-        totals=_array("totals", fields["totals"]),
-        successors=_array("successors", fields["successors"]),
-        counts=_array("counts", fields["counts"]),
-    )
-    heads = len(table.heads)
-    if heads > limits.heads:
-        raise WireError(f"successor table has {heads} heads, at most {limits.heads} are taken")
-    if len(table.totals) != heads or any(
-        len(array) != heads * width for array in (table.successors, table.counts)
-    ):
-        raise WireError("successor table: its arrays have different lengths")
-    table = SuccessorTable(
-        table.heads, table.totals, table.successors.reshape(-1, width), table.counts.reshape(-1, width)
-    )
-    _check(table, vocab_size)
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name in [name for name in tensors if name.startswith(SUCCESSORS)]:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise WireError(f"{name[:120]!r} is no part of a tenant's successor table")
+        key, field = match.groups()
+        tensor = tensors.pop(name)
+        if tensor.dtype is not _FIELDS[field]:
+            raise WireError(f"{name} is {tensor.dtype}, expected {_FIELDS[field]}")
+        parts.setdefault(key, {})[field] = tensor.numpy()
+    return {key: _table(f"{SUCCESSORS}{key}", arrays, vocab_size) for key, arrays in parts.items()}
+
+
+def _table(name: str, arrays: Mapping[str, np.ndarray], vocab_size: int) -> SuccessorTable:
+    if arrays.keys() != _FIELDS.keys():
+        missing = ", ".join(sorted(_FIELDS.keys() - arrays.keys()))
+        raise WireError(f"{name} lacks {missing}")
+    table = SuccessorTable(**arrays)
+    heads, width = len(table.heads.ravel()), table.successors.shape[-1] if table.successors.ndim else 0
+    if not 1 <= heads <= vocab_size or not 1 <= width <= WIDEST:
+        raise WireError(
+            f"{name} has {heads} heads with {width} successors, up to {vocab_size} with {WIDEST} are taken"
+        )
+    shapes = {"heads": (heads,), "totals": (heads,), "successors": (heads, width), "counts": (heads, width)}
+    for field, shape in shapes.items():
+        if arrays[field].shape != shape:
+            raise WireError(f"{name}.{field} has shape {arrays[field].shape[:4]}, expected {shape}")
+    _check_ids(name, table, vocab_size)
+    _check_counts(name, table)
     return table
 
 
-def _check(table: SuccessorTable, vocab_size: int) -> None:
+def _check_ids(name: str, table: SuccessorTable, vocab_size: int) -> None:
     heads, successors = table.heads, table.successors
-    if heads.min(initial=0) < 0 or heads.max(initial=0) >= vocab_size:
-        raise WireError(f"successor table: heads outside the vocabulary of {vocab_size}")
-    if successors.min(initial=0) < ABSENT or successors.max(initial=0) >= vocab_size:
-        raise WireError(f"successor table: successors outside the vocabulary of {vocab_size}")
-    if len(np.unique(heads)) != len(heads):
-        raise WireError("successor table: a head comes twice")
+    if heads.min() < 0 or heads.max() >= vocab_size:
+        raise WireError(f"{name}: heads outside the vocabulary of {vocab_size}")
+    if successors.min() < ABSENT or successors.max() >= vocab_size:
+        raise WireError(f"{name}: successors outside the vocabulary of {vocab_size}")
+    if (heads[1:] <= heads[:-1]).any():
+        raise WireError(f"{name}: heads do not rise")
     ordered = np.sort(successors, axis=1)
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != ABSENT)).any():
-        raise WireError("successor table: a successor of one head comes twice")
-    for name, numbers in (("totals", table.totals), ("counts", table.counts)):
-        if not np.isfinite(numbers).all() or numbers.min(initial=0.0) < 0:
-            raise WireError(f"successor table: {name} hold a number that is negative or not finite")
-    if ((table.counts > 0) != (successors != ABSENT)).any():
-        raise WireError("successor table: counts and successors are not in the same places")
-    if (table.totals <= 0).any():
-        raise WireError("successor table: a head was never seen")
+        raise WireError(f"{name}: a successor of one head comes twice")
+
+
+def _check_counts(name: str, table: SuccessorTable) -> None:
+    for field, numbers in (("totals", table.totals), ("counts", table.counts)):
+        if not np.isfinite(numbers).all() or numbers.min() < 0:
+            raise WireError(f"{name}: {field} hold a number that is negative or not finite")
+    if ((table.counts > 0) != (table.successors != ABSENT)).any():
+        raise WireError(f"{name}: counts and successors are not in the same places")
+    if not table.totals.all():
+        raise WireError(f"{name}: a head was never seen")
+    with np.errstate(over="ignore"):
+        shares = table.counts.max(axis=1) / table.totals
+    if not np.isfinite(shares).all():
+        raise WireError(f"{name}: a count is beyond all measure of its head's total")
 
 
 def _arrays(table: SuccessorTable) -> dict[str, np.ndarray]:
@@ -112,37 +112,3 @@ def _arrays(table: SuccessorTable) -> dict[str, np.ndarray]:
         "successors": table.successors,
         "counts": table.counts,
     }
-
-
-def _open(blob: bytes, largest: int) -> bytes:
-    envelope = _unpack(blob, largest)
-    if not isinstance(envelope, list) or len(envelope) != 3:
-        raise WireError("successor table has no envelope of schema, checksum and payload")
-    schema, checksum, payload = envelope
-    if type(schema) is not int or schema != SUCCESSOR_SCHEMA:
-        raise WireError(f"successor table has another schema, this program reads {SUCCESSOR_SCHEMA}")
-    if not isinstance(payload, bytes) or type(checksum) is not int or zlib.crc32(payload) != checksum:
-        raise WireError("successor table is damaged: its checksum does not match")
-    return payload
-
-
-def _unpack(packed: bytes, largest: int) -> object:
-    try:
-        return msgpack.unpackb(
-            packed,
-            max_bin_len=largest,
-            max_str_len=_LONGEST_STRING,
-            max_array_len=3,
-            max_map_len=len(_ARRAYS) + 2,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, msgpack.UnpackException):
-        # msgpack's own messages can hold arbitrary bytes of the blob.
-        raise WireError("successor table is not valid msgpack within its limits") from None
-
-
-def _array(name: str, content: object) -> np.ndarray:
-    dtype = _ARRAYS[name]
-    if not isinstance(content, bytes) or len(content) % dtype.itemsize:
-        raise WireError(f"successor table: {name} is not an array of {dtype.name}")
-    return np.frombuffer(content, dtype=dtype)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from evospec.engine.engine import Engine
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import WireError
-from evospec.models.adapter import CORE, AdapterWeights
+from evospec.models.adapter import CORE, AdapterWeights, StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.live_core import LiveCore
@@ -115,7 +117,7 @@ def core_of(engine: Engine) -> set[int]:
     return {slot.token_id for slot in engine.vocabulary.slots() if slot.origin is Origin.CORE}
 
 
-def decode(engine: Engine, swaps: dict[int, AdapterWeights | None]) -> list[int]:
+def decode(engine: Engine, swaps: Mapping[int, StagedAdapter | AdapterWeights | None]) -> list[int]:
     """One request's text, with swaps before some of its steps."""
     engine.admit(Request("r", tuple(range(40, 80)), SamplingParams(max_tokens=60, ignore_eos=True)))
     text: list[int] = []
