@@ -16,8 +16,8 @@ FinishReason = Literal["stop", "length", "cancelled"]
 class Request:
     """One prompt to continue.
 
-    `tenant` partitions what the semantic index learns. `trace` False keeps the
-    request out of traces and index.
+    `tenant` partitions what the semantic and the statistical index learn. `trace` False keeps the
+    request out of traces and indexes.
     """
 
     id: str

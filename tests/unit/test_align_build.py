@@ -11,13 +11,14 @@ import torch
 from evospec.align.build import build_trainer
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import encode
-from evospec.config import Config
+from evospec.config import AlignmentConfig, Config, VocabularyConfig
 from evospec.engine.build import load_engine
 from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import DrafterMismatchError, EvoSpecError, WireError
 from evospec.models.drafter_store import save_drafter
 from evospec.models.kv_cache import Window
+from evospec.vocab.tenants import tenant_key
 from tests.tiny import TinyFolders, tiny_drafter, tiny_folders, tiny_target
 from tests.unit.align_tiny import random_trace
 
@@ -115,6 +116,40 @@ def test_the_loop_closes(folders: TinyFolders) -> None:
     assert again.current.version == 1
     fresh = load_engine(settings)
     assert decoded(engine, requests=3, temperature=0.0) == decoded(fresh, requests=3, temperature=0.0)
+
+
+def test_versions_bring_the_successors_that_engines_look_up(folders: TinyFolders) -> None:
+    settings = config(folders)
+    engine, trainer = load_engine(settings), build_trainer(settings)
+    texts = decoded(engine, requests=4)
+    for trace in engine.take_traces():
+        trainer.add(encode(trace))
+    ((key, table),) = trainer.candidate(1).successors.items()
+    assert key == tenant_key("")
+    assert set(table.heads.tolist()) <= {token for text in texts for token in text}
+    assert len(table) > 50
+    assert not set(table.successors.ravel().tolist()) & set(range(32))  # the core
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"vocabulary": VocabularyConfig(policy="full")},
+        {"vocabulary": VocabularyConfig(policy="evospec[context]")},
+        {"vocabulary": VocabularyConfig(sources=("context", "semantic"))},
+        {"alignment": AlignmentConfig(trace_positions=32, trace_top_k=8, successor_mb=0.0)},
+    ],
+    ids=["no sources", "another source by name", "other sources", "no room"],
+)
+def test_nothing_is_counted_that_no_replica_looks_up(
+    folders: TinyFolders, changes: dict[str, object]
+) -> None:
+    settings = config(folders)
+    engine, trainer = load_engine(settings), build_trainer(settings.model_copy(update=changes))
+    decoded(engine, requests=1)
+    for trace in engine.take_traces():
+        trainer.add(encode(trace))
+    assert trainer.candidate(1).successors == {}
 
 
 def test_opted_out_requests_leave_no_traces(folders: TinyFolders) -> None:
