@@ -198,7 +198,7 @@ def test_of_two_shares_the_larger_counts() -> None:
     for number, text in enumerate([(10, 50), (10, 51), (10, 51), (10, 51)]):
         source.admit(Request(str(number), text, tenant="a"))
         source.finish(str(number), learn=True)
-    source.propose()
+        source.propose()
     alone = proposed(source, "a")
     source.adopt({A: table_of([10, 50], [10, 51])})
     both = proposed(source, "a")
