@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from actors.status import ReplicaStatus
@@ -39,22 +39,30 @@ class NamedActor:
         self._handle: Any = None
 
     def call(self, method: Callable[[Any], ray.ObjectRef[Any]]) -> Future[Any]:
-        """Calls a method of the actor; whatever goes wrong is found in the future."""
+        """Calls a method of the actor; whatever goes wrong is found in the future.
+
+        What the method raised is there as it was: around it, Ray's own error has the whole traceback.
+        """
+        answer: Future[Any] = Future()
         try:
             if self._handle is None:
                 self._handle = ray.get_actor(self._name, namespace=NAMESPACE)
             future: Future[Any] = method(self._handle).future()
         except (ValueError, RayError) as error:  # ValueError: no such actor
             self._handle = None
-            future = Future()
-            future.set_exception(error)
+            answer.set_exception(error)
         else:
-            future.add_done_callback(self._forget_if_dead)
-        return future
+            future.add_done_callback(lambda done: self._pass_on(done, answer))
+        return answer
 
-    def _forget_if_dead(self, done: Future[Any]) -> None:
-        if isinstance(done.exception(), RayActorError):
+    def _pass_on(self, done: Future[Any], answer: Future[Any]) -> None:
+        error = done.exception()
+        if isinstance(error, RayActorError):
             self._handle = None
+        if error is None:
+            answer.set_result(done.result())
+        else:
+            answer.set_exception(error.cause if isinstance(error, RayTaskError) else error)
 
 
 class RemoteAligner:

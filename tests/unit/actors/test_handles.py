@@ -1,16 +1,20 @@
-"""Asking Serve's replicas for their status: who does not answer is left out, and told once."""
+"""What is behind a handle: replicas that do not answer are left out, and told once; actors are found again
+after they died, and their errors are their own."""
 
 from __future__ import annotations
 
 import logging
+from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
 from actors import handles
-from actors.handles import NoReplicaError, RemoteReplicas
+from actors.handles import NoReplicaError, RemoteReplicas, RemoteTokenIndex
+from evospec.errors import TokenIndexError
 from tests.unit.actors.canary_kit import Replica
 
 A, B = Replica("a").status(), Replica("b").status()
@@ -102,3 +106,48 @@ def test_a_serve_that_was_replaced_is_asked_anew(serve: Serve, replicas: RemoteR
     serve.answers = [A]
     replicas.statuses()
     assert serve.handles == 2
+
+
+class Actors:
+    """`ray` with one index host; `answers` are those of its searches, in turn."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self.answers = answers
+        self.found = 0
+
+    def get_actor(self, name: str, namespace: str) -> Actors:
+        assert (name, namespace) == (handles.INDEX_HOST, handles.NAMESPACE)
+        self.found += 1
+        return self
+
+    @property
+    def search(self) -> Actors:
+        return self
+
+    def remote(self, vectors: np.ndarray, tenant: str, limit: int) -> Actors:
+        return self
+
+    def future(self) -> Future[Any]:
+        future: Future[Any] = Future()
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+        return future
+
+
+def test_an_actors_error_is_its_own_and_only_a_dead_actor_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray's error would put the actor's whole traceback into a log line."""
+    own = TokenIndexError("cannot search the token index: it is not reachable")
+    raised = RayTaskError("search", "Traceback:\n  ...", own, proctitle="host", pid=1, ip="127.0.0.1")
+    actors = Actors([raised.as_instanceof_cause(), [], RayActorError(), []])
+    monkeypatch.setattr(handles, "ray", actors)
+    index = RemoteTokenIndex()
+    futures = [index.search(np.zeros((1, 2)), "a", 8) for _ in range(4)]
+    assert futures[0].exception() is own
+    assert futures[1].result() == futures[3].result() == []
+    assert isinstance(futures[2].exception(), RayActorError)
+    assert actors.found == 2
