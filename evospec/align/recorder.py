@@ -70,7 +70,7 @@ class TraceRecorder:
         self._stamp = Stamp(adapter_version, vocabulary_epoch)
 
     @torch.inference_mode()
-    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor, tenant: str = "") -> None:
+    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor, tenant: str) -> None:
         """Opens a request once its prompt is prefilled.
 
         Args:

@@ -62,7 +62,7 @@ class FakeEngine:
     def start(self, prompt_rows: int | None = None) -> FakeEngine:
         known = self.prompt_length - 1
         rows = known if prompt_rows is None else min(prompt_rows, known)
-        self.recorder.prompt(self.request_id, self.tokens, self.features(range(known - rows, known)))
+        self.recorder.prompt(self.request_id, self.tokens, self.features(range(known - rows, known)), "")
         self.emit(1, drafted=0, accepted=0)
         return self
 
