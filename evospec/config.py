@@ -180,10 +180,29 @@ class AlignmentConfig(Section):
     trace_positions: int = Field(128, ge=8, le=4096, description="Positions per trace at most.")
     trace_buffer_mb: float = Field(16.0, gt=0, description="Unsent traces a replica may hold.")
     replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
+    method: Literal["lora", "full-parameter"] = Field(
+        "lora",
+        description="What is trained: low-rank deltas, or all of the drafter's parameters, which takes far "
+        "more memory and traffic and is there to compare with.",
+    )
     rank: int = Field(16, ge=1, le=256, description="LoRA rank.")
-    alpha: float = Field(32.0, gt=0, description="LoRA scale is alpha / rank.")
+    alpha: float = Field(
+        32.0, gt=0, description="LoRA scale is alpha / rank, of `rslora` alpha / sqrt(rank)."
+    )
+    scaling: Literal["lora", "rslora"] = Field("lora", description="What alpha is divided by.")
+    targets: Literal["layer", "mlp", "fusion-mlp", "all"] = Field(
+        "layer",
+        description="Linear layers that LoRA adapts: the decoder layer's, its MLP's, these and the fusion of "
+        "the target's features, or all.",
+    )
+    norms: bool = Field(False, description="Adapt the weights of the drafter's norms, too, beside LoRA.")
     learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0, description="AdamW's pull of the adapter back to the base.")
+    weight_decay: float = Field(
+        0.1,
+        ge=0,
+        description="Pull of what is trained back to the base, the proximal term: each step goes "
+        "learning_rate * weight_decay of the way.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     test_time_steps: int = Field(3, ge=1, le=16, description="Draft steps unrolled in training.")
     batch_traces: int = Field(8, ge=1, description="Traces per step.")

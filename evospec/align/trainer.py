@@ -1,4 +1,4 @@
-"""Online alignment: LoRA steps on replayed traces, and the decision to publish."""
+"""Online alignment: steps on replayed traces, and the decision to publish."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from evospec.align.adaptation import adaptation_of
 from evospec.align.batch import TraceBatch, collate
 from evospec.align.forward import draft_states
 from evospec.align.gate import GateReport, judge
-from evospec.align.lora import Lora, merge_adapter
+from evospec.align.lora import merge_adapter
 from evospec.align.loss import alignment_loss, candidate_ids
 from evospec.align.replay import Admission, ReplayBuffer
 from evospec.align.trace import Trace
@@ -61,9 +62,9 @@ class AlignmentTrainer:
     """Trains a drafter's adapter on traces, without the target.
 
     It holds a frozen float32 copy of the drafter and the target's token tables, of which
-    each batch reads only the rows it needs. AdamW's decoupled weight decay (Loshchilov &
-    Hutter, 1711.05101) on A and B is the proximal term: a zero delta is the base, so each
-    step pulls the drafter back to it by learning_rate * weight_decay of the way, twice.
+    each batch reads only the rows it needs. Decoupled weight decay (Loshchilov & Hutter,
+    1711.05101) towards the base is the proximal term: each step pulls what is trained back to it by
+    learning_rate * weight_decay of the way; of a LoRA delta, both matrices.
 
     Single-threaded. A version is made between two steps: `candidate`, `gate`, then
     `accept` once it is published.
@@ -103,8 +104,8 @@ class AlignmentTrainer:
         self._table_bytes = int(config.successor_mb * 2**20)
         self._gate_steps = max(draft_length, 1)
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
-        self._lora = Lora(self._drafter, config.rank, config.alpha, config.seed)
-        self._parameters = self._lora.named_parameters()
+        self._adaptation = adaptation_of(config, self._drafter)
+        self._parameters = self._adaptation.named_parameters()
         self._optimizer = self._new_optimizer()
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
@@ -171,6 +172,7 @@ class AlignmentTrainer:
         norm = clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
         applied = math.isfinite(value) and math.isfinite(norm)
         if applied:
+            self._adaptation.pull(self._config.learning_rate * self._config.weight_decay)
             self._optimizer.step()
             self._candidate = None
             self.counts.steps += 1
@@ -189,13 +191,13 @@ class AlignmentTrainer:
         """The weights as they are now, under the version they would be published as."""
         ranks = None if self._core is None else torch.from_numpy(self._core.ranks())
         tables = {} if self._successors is None else self._successors.tables(self._table_bytes)
-        self._candidate = replace(self._lora.export(version), core_ranks=ranks, successors=tables)
+        self._candidate = replace(self._adaptation.export(version), core_ranks=ranks, successors=tables)
         return self._candidate
 
     def gate(self) -> GateReport:
         """Judges the weights as they are now against the current adapter, on held-out traces."""
         with torch.no_grad():
-            candidate = self._lora.merged()
+            candidate = self._adaptation.merged()
         return judge(
             self._drafter,
             merge_adapter(self._drafter, self._current),
@@ -228,7 +230,7 @@ class AlignmentTrainer:
         Raises:
             WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
         """
-        self._lora.load(adapter)
+        self._adaptation.load(adapter)
         self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
         if self._core is not None and adapter.core_ranks is not None:
             self._core.begin_with(adapter.core_ranks.numpy())
@@ -271,16 +273,14 @@ class AlignmentTrainer:
 
     def _loss(self, batch: TraceBatch) -> Tensor:
         states = draft_states(
-            self._drafter, self._lora.merged(), self._tables, batch, self._config.test_time_steps
+            self._drafter, self._adaptation.merged(), self._tables, batch, self._config.test_time_steps
         )
         candidates = candidate_ids(self._core_ids, batch)
         head = self._tables.head[candidates].float()  # [candidates, hidden]
         return alignment_loss(states, batch, head, candidates)
 
     def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(
-            self._parameters.values(), lr=self._config.learning_rate, weight_decay=self._config.weight_decay
-        )
+        return torch.optim.AdamW(self._parameters.values(), lr=self._config.learning_rate, weight_decay=0.0)
 
 
 def _check_positions(drafter: Drafter, limits: TraceLimits, steps: int) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from evospec.align.adaptation import lora_shape
 from evospec.align.lora import Lora
 from evospec.bench.costs import Change, Upkeep
 from evospec.bench.measure import Batch, BenchEngine
@@ -70,7 +71,7 @@ class _Changes:
         self._adapter: StagedAdapter | None = None
         if engine.drafter is not None:
             config = AlignmentConfig()
-            lora = Lora(engine.drafter, config.rank, config.alpha, config.seed)
+            lora = Lora(engine.drafter, lora_shape(config), config.seed)
             self._adapter = engine.stage_adapter(lora.export(1))
 
     def of(self, kind: Kind, request_id: str) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Adapters: low-rank deltas of the drafter's linear layers, merged into fixed weight buffers."""
+"""Adapters: deltas of a drafter's weights, mostly low-rank, merged into fixed weight buffers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from evospec.errors import WireError
-from evospec.models.drafter import Drafter
+from evospec.models.drafter import Drafter, Rows
 from evospec.vocab.successor_table import SuccessorTables
 from evospec.vocab.successors_codec import take_tables, to_tensors
 
 LORA_A = ".lora_a"
 LORA_B = ".lora_b"
+DELTA = ".delta"
 CORE = "vocabulary.core"
 # Trained deltas are a fraction of the weights they adapt. Whatever is above this many times their
 # norm adapts nothing: it is noise, a unit error or an overflow to come.
@@ -32,29 +33,44 @@ def adapted_linears(drafter: Drafter) -> dict[str, nn.Linear]:
     return {name: module for name, module in drafter.named_modules() if isinstance(module, nn.Linear)}
 
 
-def delta_limits(drafter: Drafter) -> dict[str, float]:
-    """Largest Frobenius norm of a delta for each linear layer of a drafter at its base.
+def adapted_parameters(drafter: Drafter) -> dict[str, nn.Parameter]:
+    """The weights of linear layers and norms, which an adapter may change, by name.
 
-    `MAX_DELTA` times the layer's own norm, or times 1 for layers that begin near zero; and no more
-    than what keeps the sum of both finite in the layer's dtype.
+    Token tables of a drafter's own are none of them: they are as wide as the vocabulary.
+    """
+    return {
+        f"{owner}.{name}": parameter
+        for owner, module in drafter.named_modules()
+        if not isinstance(module, Rows)
+        for name, parameter in module.named_parameters(recurse=False)
+    }
+
+
+def delta_limits(drafter: Drafter) -> dict[str, float]:
+    """Largest Frobenius norm of a delta for each linear layer and norm of a drafter at its base.
+
+    `MAX_DELTA` times the weight's own norm, or times 1 for weights that begin near zero; and no more
+    than what keeps the sum of both finite in the weight's dtype.
     """
     limits: dict[str, float] = {}
-    for name, linear in adapted_linears(drafter).items():
-        norm = torch.linalg.vector_norm(linear.weight.detach(), dtype=torch.float32).item()
-        limits[name] = min(MAX_DELTA * max(norm, 1.0), torch.finfo(linear.weight.dtype).max - norm)
+    for name, weight in adapted_parameters(drafter).items():
+        norm = torch.linalg.vector_norm(weight.detach(), dtype=torch.float32).item()
+        largest = min(MAX_DELTA * max(norm, 1.0), torch.finfo(weight.dtype).max - norm)
+        limits[name.removesuffix(".weight")] = largest
     return limits
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterWeights:
-    """What one version changes: LoRA matrices (Hu et al., 2106.09685), which tokens are the core, and what
-    is known of successors.
+    """What one version changes: LoRA matrices (Hu et al., 2106.09685), whole deltas, which tokens are the
+    core, and what is known of successors.
 
     `tensors` holds `<linear>.lora_a` [rank, in] and `<linear>.lora_b` [out, rank],
     float32 on the CPU, with the LoRA scale already folded into `lora_b`: the delta
-    is lora_b @ lora_a. Linears that are not named stay at the base. `core_ranks` holds token ids by
-    falling frequency in the cluster's traffic, distinct, int32 [ranks]; None leaves the drafter's own.
-    `successors` are tables of the cluster's statistical index by `tenant_key`.
+    is lora_b @ lora_a. `<parameter>.delta`, as large as that parameter, is one whole, of a norm or of a
+    linear layer without LoRA matrices. Weights that are not named stay at the base. `core_ranks` holds token
+    ids by falling frequency in the cluster's traffic, distinct, int32 [ranks]; None leaves the drafter's
+    own. `successors` are tables of the cluster's statistical index by `tenant_key`.
     """
 
     version: int
@@ -87,7 +103,8 @@ class AdapterWeights:
         except WireError as error:
             raise WireError(f"adapter version {version}: {error}") from None
         for name, tensor in tensors.items():
-            if tensor.dtype not in _DTYPES or tensor.dim() != 2 or not tensor.numel():
+            dimensions = (1, 2) if name.endswith(DELTA) else (2,)
+            if tensor.dtype not in _DTYPES or tensor.dim() not in dimensions or not tensor.numel():
                 raise WireError(
                     f"adapter version {version}: {name[:80]!r} is {tensor.dtype} of shape "
                     f"{tuple(tensor.shape[:4])}, not a matrix of floats"
@@ -98,14 +115,18 @@ class AdapterWeights:
         return adapter
 
     def check(self, drafter: Drafter) -> None:
-        """Raises WireError unless every tensor fits a linear layer of `drafter` and is finite."""
-        linears = adapted_linears(drafter)
+        """Raises WireError unless every tensor fits a weight of `drafter` and is finite."""
+        linears, parameters = adapted_linears(drafter), adapted_parameters(drafter)
         for name, tensor in self.tensors.items():
-            owner, suffix = name[: -len(LORA_A)], name[-len(LORA_A) :]
-            if owner not in linears or suffix not in (LORA_A, LORA_B):
+            if name.endswith(DELTA):
+                fits = name.removesuffix(DELTA) in parameters
+            else:
+                fits = name.endswith((LORA_A, LORA_B)) and name[: -len(LORA_A)] in linears
+            if not fits:
                 raise WireError(f"adapter version {self.version}: the drafter has no place for {name[:80]!r}")
             if not torch.isfinite(tensor).all():
                 raise WireError(f"adapter version {self.version}: {name} holds NaN or infinity")
+        self._check_deltas(parameters)
         for name in self.linear_names():
             a, b = self.tensors.get(name + LORA_A), self.tensors.get(name + LORA_B)
             out_size, in_size = linears[name].weight.shape
@@ -128,9 +149,13 @@ class AdapterWeights:
         Args:
             limits: as `delta_limits` gives them for the drafter's base.
         """
+        bounds: dict[str, float] = {}
         for name in self.linear_names():
             a, b = self.tensors[name + LORA_A].double(), self.tensors[name + LORA_B].double()
-            bound = torch.dot(a.norm(dim=1), b.norm(dim=0)).item()
+            bounds[name] = torch.dot(a.norm(dim=1), b.norm(dim=0)).item()
+        for name, delta in self.whole_deltas().items():
+            bounds[name.removesuffix(".weight")] = delta.double().norm().item()
+        for name, bound in bounds.items():
             if not bound <= limits[name]:
                 raise WireError(
                     f"adapter version {self.version}: the delta of {name} has norm {bound:.3g}, "
@@ -138,7 +163,32 @@ class AdapterWeights:
                 )
 
     def linear_names(self) -> list[str]:
-        return sorted({name[: -len(LORA_A)] for name in self.tensors})
+        """Linear layers with LoRA matrices."""
+        return sorted({name[: -len(LORA_A)] for name in self.tensors if not name.endswith(DELTA)})
+
+    def whole_deltas(self) -> dict[str, Tensor]:
+        """Deltas that are given whole, by the name of their parameter."""
+        return {
+            name.removesuffix(DELTA): tensor for name, tensor in self.tensors.items() if name.endswith(DELTA)
+        }
+
+    def deltas(self) -> dict[str, Tensor]:
+        """What is added to each parameter that changes, by name, float32 on the CPU."""
+        low_rank = {
+            f"{name}.weight": self.tensors[name + LORA_B] @ self.tensors[name + LORA_A]
+            for name in self.linear_names()
+        }
+        return low_rank | self.whole_deltas()
+
+    def _check_deltas(self, parameters: Mapping[str, Tensor]) -> None:
+        for name, delta in self.whole_deltas().items():
+            if delta.shape != parameters[name].shape:
+                raise WireError(
+                    f"adapter version {self.version}: {name}{DELTA} has shape {tuple(delta.shape)}, the "
+                    f"drafter's is {tuple(parameters[name].shape)}"
+                )
+            if name.removesuffix(".weight") + LORA_A in self.tensors:
+                raise WireError(f"adapter version {self.version}: {name} has LoRA matrices and a whole delta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +196,8 @@ class StagedAdapter:
     """An adapter that was checked and is ready to be written.
 
     Attributes:
-        weights: base + delta of every linear layer, on the drafter's device, in its dtype.
+        weights: base + delta of every linear layer and norm by parameter, on the drafter's device, in its
+            dtype.
         core_ranks, successors: see `AdapterWeights`.
         sent: when the weights are there; None where nothing has to be sent.
     """
@@ -173,14 +224,12 @@ class AdapterSlot:
     follows the same distribution. Only the number of tokens a cycle yields changes.
     """
 
-    __slots__ = ("_base", "_drafter", "_limits", "_linears", "_sender", "version")
+    __slots__ = ("_base", "_drafter", "_limits", "_parameters", "_sender", "version")
 
     def __init__(self, drafter: Drafter) -> None:
         self._drafter = drafter
-        self._linears = adapted_linears(drafter)
-        self._base = {
-            name: linear.weight.detach().to("cpu", copy=True) for name, linear in self._linears.items()
-        }
+        self._parameters = adapted_parameters(drafter)
+        self._base = {name: weight.detach().to("cpu", copy=True) for name, weight in self._parameters.items()}
         self._limits = delta_limits(drafter)
         self._sender = _Sender(self._base, drafter.device) if drafter.device.type == "cuda" else None
         self.version = 0
@@ -195,9 +244,9 @@ class AdapterSlot:
         """
         adapter.check(self._drafter)
         adapter.check_norms(self._limits)
-        named = set(adapter.linear_names())
+        deltas = adapter.deltas()
         merged = {
-            name: self._merge(adapter, name) if name in named else self._base[name] for name in self._base
+            name: _merge(base, deltas[name]) if name in deltas else base for name, base in self._base.items()
         }
         if self._sender is None:
             return StagedAdapter(adapter.version, merged, adapter.core_ranks, adapter.successors)
@@ -215,18 +264,17 @@ class AdapterSlot:
         if adapter.sent is not None:
             torch.cuda.current_stream().wait_event(adapter.sent)
         staged = list(adapter.weights.values())
-        torch._foreach_copy_([self._linears[name].weight for name in adapter.weights], staged)
+        torch._foreach_copy_([self._parameters[name] for name in adapter.weights], staged)
         if adapter.sent is not None:
             for weight in staged:
                 weight.record_stream(torch.cuda.current_stream())  # freed when the copy is done
         self.version = adapter.version
         return adapter
 
-    def _merge(self, adapter: AdapterWeights, name: str) -> Tensor:
-        """Base + delta of one layer [out, in], in its dtype; summed in float32."""
-        base = self._base[name]
-        delta = adapter.tensors[name + LORA_B] @ adapter.tensors[name + LORA_A]
-        return (base.float() + delta).to(base.dtype)
+
+def _merge(base: Tensor, delta: Tensor) -> Tensor:
+    """Their sum in the base's dtype; summed in float32."""
+    return (base.float() + delta).to(base.dtype)
 
 
 class _Sender:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evospec.align.batch import collate
 from evospec.align.forward import draft_states
-from evospec.align.lora import Lora, merge_adapter
+from evospec.align.lora import Lora, LoraShape, merge_adapter
 from evospec.align.loss import alignment_loss, candidate_ids
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import encode
@@ -91,7 +91,7 @@ def test_exported_adapter_reproduces_the_trainers_own_loss_and_logits() -> None:
     drafter, tables = tiny_drafter(), tiny_tables()
     served = AdapterWeights.from_bytes(trainer.candidate(1).to_bytes(), 1, drafter)
     batch = collate(trainer.replay.sample(64), torch.device("cpu"))
-    lora = Lora(tiny_drafter(), 8, 16.0, seed=0)
+    lora = Lora(tiny_drafter(), LoraShape(8, 16.0), seed=0)
     lora.load(served)
     trained = draft_states(drafter, lora.merged(), tables, batch, 3)
     base = draft_states(drafter, {}, tables, batch, 3)
