@@ -196,6 +196,30 @@ class AlignmentConfig(Section):
         "the target's features, or all.",
     )
     norms: bool = Field(False, description="Adapt the weights of the drafter's norms, too, beside LoRA.")
+    loss_rows: Literal["active", "vocabulary"] = Field(
+        "active",
+        description="Rows of the head that the loss scores: the core, the target's top-k and the batch's own "
+        "tokens; or all, which takes far more memory and is there to compare with.",
+    )
+    positions: Literal["all", "wrong"] = Field(
+        "all", description="Train on all generated positions, or only where a draft token was rejected."
+    )
+    position_weights: Literal["decay", "reach"] = Field(
+        "decay",
+        description="Weight of a draft step: 0.8 to its power, or the chance, by the drafter and target as "
+        "they are, that drafting gets there at all.",
+    )
+    curriculum: Literal["uniform", "competence", "hard-first"] = Field(
+        "uniform",
+        description="Which positions count fully: all; the easiest, and the more the better the drafter is "
+        "at them; or the hardest, as many. The others count a tenth.",
+    )
+    curriculum_margin: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="Share of positions that a curriculum takes beyond those that the drafter gets right.",
+    )
     learning_rate: float = Field(2e-4, gt=0)
     weight_decay: float = Field(
         0.1,
@@ -228,6 +252,15 @@ class AlignmentConfig(Section):
     gate_traces: int = Field(32, ge=1, description="Held-out traces that judge a candidate, at most.")
     threads: int = Field(1, ge=1, description="CPU threads of the aligner.")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _reach_is_known(self) -> AlignmentConfig:
+        if self.positions == "wrong" and self.position_weights == "reach":
+            raise ValueError(
+                "positions: wrong leaves out what the chance to reach a position depends on: set "
+                "position_weights to decay"
+            )
+        return self
 
 
 class RegistryConfig(Section):

@@ -22,6 +22,7 @@ class TraceBatch:
         top_ids: int64 [rows, width, k]; row i of a window predicts token i + 1.
         top_logprobs: float32 [rows, width, k].
         scored: bool [rows, width]; position i predicts a generated token. False on padding.
+        wrong: bool [rows, width]; scored, and the draft token checked there was the first one rejected.
         widths: unpadded width of each row.
     """
 
@@ -30,6 +31,7 @@ class TraceBatch:
     top_ids: Tensor
     top_logprobs: Tensor
     scored: Tensor
+    wrong: Tensor
     widths: tuple[int, ...]
 
     @property
@@ -60,8 +62,15 @@ def collate(traces: Sequence[Trace], device: torch.device) -> TraceBatch:
         top_ids=_stack([trace.top_ids.astype(np.int64) for trace in traces], width).to(device),
         top_logprobs=_stack([trace.top_logprobs.astype(np.float32) for trace in traces], width).to(device),
         scored=_stack([trace.generated for trace in traces], width).to(device),
+        wrong=_stack([rejected(trace) for trace in traces], width).to(device),
         widths=tuple(trace.width for trace in traces),
     )
+
+
+def rejected(trace: Trace) -> np.ndarray:
+    """Positions whose token replaced a draft token, bool [width]: the first rejection of each cycle."""
+    wrong: np.ndarray = trace.generated & (trace.draft_position >= 0) & ~trace.accepted
+    return wrong
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> Tensor:

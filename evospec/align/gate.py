@@ -11,7 +11,7 @@ from torch import Tensor
 from evospec.align.acceptance import AcceptanceCounts, acceptance_length
 from evospec.align.batch import TraceBatch, collate
 from evospec.align.forward import draft_states
-from evospec.align.loss import candidate_ids
+from evospec.align.loss import candidate_ids, overlap
 from evospec.align.trace import Trace
 from evospec.models.drafter import Drafter
 from evospec.models.tables import TokenTables
@@ -88,20 +88,13 @@ def draft_matches(logits: Tensor, batch: TraceBatch, candidates: Tensor) -> Tens
 
 
 def acceptance_chances(logits: Tensor, batch: TraceBatch, candidates: Tensor) -> Tensor:
-    """Chance sum_x min(p(x), q(x)) that each sampled draft token is accepted [steps, rows, roots].
-
-    p is known by its top-k; what lies outside is one event, which bounds the sum from above,
-    for every adapter alike.
-    """
+    """Chance that each sampled draft token is accepted, see `overlap` [steps, rows, roots]."""
     steps, _, roots, _ = logits.shape
     columns = torch.searchsorted(candidates, batch.top_ids)  # [rows, width, k]
     chances = []
     for step in range(steps):
         place = slice(step + 1, step + 1 + roots)
-        p = batch.top_logprobs[:, place].exp()  # [rows, roots, k]
-        q = logits[step].softmax(dim=-1).gather(-1, columns[:, place])
-        tail = torch.minimum(1 - p.sum(dim=-1), 1 - q.sum(dim=-1)).clamp(min=0)
-        chances.append(torch.minimum(p, q).sum(dim=-1) + tail)
+        chances.append(overlap(logits[step], columns[:, place], batch.top_logprobs[:, place]))
     return torch.stack(chances)
 
 

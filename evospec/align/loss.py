@@ -6,7 +6,8 @@ of the head alone, which is where the memory of online training goes otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,14 +66,80 @@ def topk_tail_kl(logits: Tensor, top_columns: Tensor, top_logprobs: Tensor) -> T
     return kl
 
 
+def overlap(logits: Tensor, top_columns: Tensor, top_logprobs: Tensor) -> Tensor:
+    """sum_x min(p(x), q(x)): the chance that a sampled draft token is accepted (Leviathan et al.,
+    2211.17192).
+
+    p is known by its top-k; what lies outside is one event, which bounds the sum from above,
+    for every drafter alike. Arguments as of `topk_tail_kl`, with any leading dimensions; so is what returns.
+    """
+    p = top_logprobs.exp()  # [..., k]
+    q = logits.softmax(dim=-1).gather(-1, top_columns)
+    tail = torch.minimum(1 - p.sum(dim=-1), 1 - q.sum(dim=-1)).clamp(min=0)
+    return torch.minimum(p, q).sum(dim=-1) + tail
+
+
+@dataclass(frozen=True, slots=True)
+class DraftScores:
+    """One draft step's logits at the n positions of a batch that count.
+
+    Attributes:
+        counted: which roots these are, bool [rows, roots]; root s is scored at position s + 1 + step.
+        logits: over the candidates [n, candidates].
+        top_columns: columns of the target's top-k in `logits`, int64 [n, k].
+        top_logprobs: theirs [n, k].
+    """
+
+    step: int
+    counted: Tensor
+    logits: Tensor
+    top_columns: Tensor
+    top_logprobs: Tensor
+
+    def at(self, values: Tensor) -> Tensor:
+        """What stands at the scored positions [n, ...] of values by position [rows, width, ...]."""
+        first = self.step + 1
+        return values[:, first : first + self.counted.shape[1]][self.counted]
+
+
+Weighing = Callable[[Sequence[DraftScores], TraceBatch, Tensor], list[Tensor]]
+"""Weights of the positions of each draft step, [n] each, from scores, batch and candidates."""
+
+
+def decayed(scores: Sequence[DraftScores], batch: TraceBatch, candidates: Tensor) -> list[Tensor]:
+    """STEP_DECAY^j for all positions of step j."""
+    return [torch.full_like(one.logits[:, 0], STEP_DECAY**one.step, requires_grad=False) for one in scores]
+
+
+def draft_scores(
+    states: Sequence[Tensor], batch: TraceBatch, head: Tensor, candidates: Tensor, counted: Tensor
+) -> list[DraftScores]:
+    """Scores of each draft step that has a position to count; arguments as of `alignment_loss`."""
+    columns = torch.searchsorted(candidates, batch.top_ids)  # [rows, width, k]
+    scores = []
+    for step, hidden in enumerate(states):
+        here = counted[:, step + 1 :]  # [rows, roots]
+        if here.any():
+            roots = here.shape[1]
+            logits = hidden[:, :roots][here] @ head.T
+            scores.append(
+                DraftScores(
+                    step, here, logits, columns[:, step + 1 :][here], batch.top_logprobs[:, step + 1 :][here]
+                )
+            )
+    return scores
+
+
 def alignment_loss(
     states: Sequence[Tensor],
     batch: TraceBatch,
     head: Tensor,
     candidates: Tensor,
-    decay: float = STEP_DECAY,
+    weighing: Weighing = decayed,
+    counted: Tensor | None = None,
 ) -> Tensor:
-    """Mean KL per draft step, averaged over the steps with weights decay^j.
+    """Weighted KL: the mean over a step's positions of weight * KL, summed over draft steps, by the same
+    sum of the weights alone.
 
     Step j of root s predicts token s + 2 + j, whose distribution stands at position
     s + 1 + j. It counts when that position is scored (its token was generated) and inside
@@ -82,6 +149,7 @@ def alignment_loss(
         states: normed hidden states of each draft step, as `unroll` yields them, [rows, width, hidden].
         head: LM head rows of the candidates [candidates, hidden].
         candidates: their token ids, rising, among them all top ids of the batch [candidates].
+        counted: scored positions that count, bool [rows, width]; None: all.
 
     Returns:
         Scalar, in nats.
@@ -89,18 +157,12 @@ def alignment_loss(
     Raises:
         ValueError: no position of the batch counts.
     """
-    columns = torch.searchsorted(candidates, batch.top_ids)  # [rows, width, k]
-    losses: list[Tensor] = []
-    weights: list[float] = []
-    for step, hidden in enumerate(states):
-        counted = batch.scored[:, step + 1 :]  # [rows, roots]
-        if not counted.any():
-            break
-        roots = batch.width - 1 - step
-        logits = hidden[:, :roots][counted] @ head.T  # [positions, candidates]
-        kl = topk_tail_kl(logits, columns[:, step + 1 :][counted], batch.top_logprobs[:, step + 1 :][counted])
-        losses.append(decay**step * kl.mean())
-        weights.append(decay**step)
-    if not losses:
+    scores = draft_scores(states, batch, head, candidates, batch.scored if counted is None else counted)
+    if not scores:
         raise ValueError("no scored position in this batch: admission should have refused its traces")
-    return torch.stack(losses).sum() / sum(weights)
+    weights = weighing(scores, batch, candidates)
+    losses = [
+        (weight * topk_tail_kl(one.logits, one.top_columns, one.top_logprobs)).mean()
+        for one, weight in zip(scores, weights, strict=True)
+    ]
+    return torch.stack(losses).sum() / torch.stack([weight.mean() for weight in weights]).sum()

@@ -21,6 +21,7 @@ from evospec.align.replay import Admission, ReplayBuffer
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import TraceLimits, decode, encode
 from evospec.align.training_state import TrainingState, read_moments, write_moments
+from evospec.align.weighing import PositionWeights
 from evospec.config import AlignmentConfig
 from evospec.errors import EvoSpecError, WireError
 from evospec.models.adapter import AdapterWeights
@@ -106,6 +107,7 @@ class AlignmentTrainer:
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
         self._adaptation = adaptation_of(config, self._drafter)
         self._parameters = self._adaptation.named_parameters()
+        self._weighing = PositionWeights.of(config)
         self._optimizer = self._new_optimizer()
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
@@ -275,9 +277,20 @@ class AlignmentTrainer:
         states = draft_states(
             self._drafter, self._adaptation.merged(), self._tables, batch, self._config.test_time_steps
         )
+        candidates, head = self._scored_rows(batch)
+        counted = batch.scored
+        # The first position of a window is never drafted inside it.
+        if self._config.positions == "wrong" and batch.wrong[:, 1:].any():
+            counted = batch.wrong
+        return alignment_loss(states, batch, head, candidates, self._weighing, counted)
+
+    def _scored_rows(self, batch: TraceBatch) -> tuple[Tensor, Tensor]:
+        """Token ids, rising, and head rows [candidates, hidden] of what the loss scores."""
+        head = self._tables.head
+        if self._config.loss_rows == "vocabulary":
+            return torch.arange(len(head), device=head.device), head.float()
         candidates = candidate_ids(self._core_ids, batch)
-        head = self._tables.head[candidates].float()  # [candidates, hidden]
-        return alignment_loss(states, batch, head, candidates)
+        return candidates, head[candidates].float()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(self._parameters.values(), lr=self._config.learning_rate, weight_decay=0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -129,7 +131,7 @@ def test_full_candidates_make_it_the_full_vocabulary_loss() -> None:
     generator = torch.Generator().manual_seed(3)
     log_p = torch.randn(1, 6, VOCAB, generator=generator).log_softmax(-1)
     top_logprobs, top_ids = log_p.topk(VOCAB, dim=-1)
-    full = TraceBatch(batch.token_ids, batch.features, top_ids, top_logprobs, batch.scored, batch.widths)
+    full = replace(batch, top_ids=top_ids, top_logprobs=top_logprobs)
     (states,) = draft_states(tiny_drafter(), {}, tables, full, 1)
     loss = alignment_loss([states], full, tables.head, torch.arange(VOCAB))
     expected = [full_kl(log_p[0, s + 1].exp(), (tables.head @ states[0, s]).softmax(-1)) for s in range(5)]
