@@ -171,7 +171,7 @@ class Aligner:
 
     def _step_if_earned(self) -> bool:
         progress = self._progress
-        if not self._trainer.ready or progress.steps >= self._config.steps_per_trace * progress.admitted:
+        if not self._trainer.due:
             return False
         step = self._trainer.step()
         progress.steps += 1

@@ -233,6 +233,23 @@ class AlignmentConfig(Section):
     steps_per_trace: float = Field(
         0.5, gt=0, description="Steps that each new trace pays for: without traffic the aligner rests."
     )
+    cadence: Literal["steady", "adaptive"] = Field(
+        "steady",
+        description="`steady`: every trace pays the same. `adaptive`: more while acceptance drifts down, "
+        "less once candidates stop being better.",
+    )
+    drift: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="Acceptance has drifted when its short moving average is this share below the long one.",
+    )
+    drift_short: int = Field(8, ge=1, description="Traces after which a trace weighs half, short average.")
+    drift_long: int = Field(64, ge=2, description="The same of the long average.")
+    drift_boost: float = Field(3.0, ge=1, description="Factor of `steps_per_trace` during a drift.")
+    idle_share: float = Field(
+        0.25, gt=0, le=1, description="Factor of `steps_per_trace` after two candidates that were no better."
+    )
     steps_per_version: int = Field(6, ge=1, description="Steps between two published versions.")
     successor_mb: float = Field(
         8.0,
@@ -252,6 +269,12 @@ class AlignmentConfig(Section):
     gate_traces: int = Field(32, ge=1, description="Held-out traces that judge a candidate, at most.")
     threads: int = Field(1, ge=1, description="CPU threads of the aligner.")
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _averages_differ(self) -> AlignmentConfig:
+        if self.drift_long <= self.drift_short:
+            raise ValueError(f"drift_long ({self.drift_long}) must be above drift_short ({self.drift_short})")
+        return self
 
     @model_validator(mode="after")
     def _reach_is_known(self) -> AlignmentConfig:

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from evospec.align.adaptation import adaptation_of
 from evospec.align.batch import TraceBatch, collate
+from evospec.align.cadence import Cadence
 from evospec.align.forward import draft_states
 from evospec.align.gate import GateReport, judge
 from evospec.align.lora import merge_adapter
@@ -112,6 +113,7 @@ class AlignmentTrainer:
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
         self.replay = ReplayBuffer(int(config.replay_mb * 2**20), config.holdout, config.seed)
+        self.cadence = Cadence(config)
         self.counts = TrainerCounts()
 
     @property
@@ -135,6 +137,11 @@ class AlignmentTrainer:
         training, held_out = self.replay.training_traces, self.replay.held_out_traces
         return min(training, held_out) > 0 and training + held_out >= self._config.min_traces
 
+    @property
+    def due(self) -> bool:
+        """Whether traces have paid for a step that can be made."""
+        return self.ready and self.cadence.earned
+
     def add(self, trace: Trace | bytes) -> Admission:
         """Admits a trace to the replay buffer, or drops it as degenerate; both are counted.
 
@@ -149,9 +156,11 @@ class AlignmentTrainer:
         except WireError:
             self.counts.refused_traces += 1
             raise
+        self.cadence.observe(checked)
         admission = self.replay.add(checked)
         if admission in (Admission.TRAINING, Admission.HELD_OUT):
             self._count(checked)
+            self.cadence.admitted()
         return admission
 
     def step(self) -> TrainingStep:
@@ -164,6 +173,7 @@ class AlignmentTrainer:
             RuntimeError: there is no training trace.
         """
         started = time.perf_counter()
+        self.cadence.stepped()
         traces = self.replay.sample(self._config.batch_traces)
         if not traces:
             raise RuntimeError("no training traces: call step only when ready")
@@ -200,7 +210,7 @@ class AlignmentTrainer:
         """Judges the weights as they are now against the current adapter, on held-out traces."""
         with torch.no_grad():
             candidate = self._adaptation.merged()
-        return judge(
+        report = judge(
             self._drafter,
             merge_adapter(self._drafter, self._current),
             candidate,
@@ -210,6 +220,8 @@ class AlignmentTrainer:
             steps=self._gate_steps,
             batch_traces=self._config.batch_traces,
         )
+        self.cadence.judged(better=report.passes(self._config.min_gain))
+        return report
 
     def accept(self) -> None:
         """The last candidate was published: it becomes the current adapter.
