@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -10,7 +12,7 @@ from evospec.align.trainer import AlignmentTrainer
 from evospec.config import AlignmentConfig, Config
 from evospec.errors import EvoSpecError
 from evospec.models.drafter import Drafter, DrafterConfig
-from evospec.models.drafter_store import load_drafter
+from evospec.models.drafter_store import LoadedDrafter, load_drafter
 from evospec.models.fingerprint import fingerprint_module
 from evospec.models.inspection import inspect_drafter, inspect_target
 from evospec.models.loading import load_tokenizer, pick_device, pick_dtype
@@ -38,18 +40,31 @@ def build_trainer(config: Config) -> AlignmentTrainer:
     device = pick_device(model.device)
     tables = TokenTables.from_folder(target.folder, pick_dtype(model.dtype, device), device)
     loaded = load_drafter(folder, torch.float32, device, target.layer_count)
-    check_alignable(loaded.drafter.config)
-    core = core_tokens(
-        loaded.core_ranks.numpy(),
-        min(config.vocabulary.core, tables.vocab_size),
-        tables.vocab_size,
-        load_tokenizer(model.target).all_special_ids,
-    )
     fingerprints = Fingerprints(
         target=target.fingerprint.target,
         drafter=fingerprint_module(loaded.drafter),
         tokenizer=target.fingerprint.tokenizer,
     )
+    special = load_tokenizer(model.target).all_special_ids
+    return trainer_over(config, loaded, tables, special, fingerprints)
+
+
+def trainer_over(
+    config: Config,
+    loaded: LoadedDrafter,
+    tables: TokenTables,
+    special_ids: Sequence[int],
+    fingerprints: Fingerprints,
+) -> AlignmentTrainer:
+    """A trainer for a drafter at hand; it copies the drafter and shares the target's tables.
+
+    Raises:
+        EvoSpecError: the drafter has a head of its own, or is too short for the configured traces.
+    """
+    check_alignable(loaded.drafter.config)
+    ranks, vocabulary = loaded.core_ranks.numpy(), config.vocabulary
+    size = min(vocabulary.core, tables.vocab_size)
+    core = core_tokens(ranks, size, tables.vocab_size, special_ids)
     return AlignmentTrainer(
         config.alignment,
         loaded.drafter,
@@ -57,7 +72,7 @@ def build_trainer(config: Config) -> AlignmentTrainer:
         torch.from_numpy(core),
         trace_limits(config.alignment, loaded.drafter, fingerprints),
         draft_length=config.engine.draft_length,
-        core=LiveCore(loaded.core_ranks.numpy(), tables.vocab_size, size=config.vocabulary.capacity),
+        core=LiveCore(ranks, tables.vocab_size, size=vocabulary.capacity),
         successors=_successors(config, tables.vocab_size, core),
     )
 

@@ -132,6 +132,11 @@ class AlignmentTrainer:
         return self._current
 
     @property
+    def trained_parameters(self) -> int:
+        """Numbers that a step moves."""
+        return sum(parameter.numel() for parameter in self._parameters.values())
+
+    @property
     def ready(self) -> bool:
         """Whether enough traces are there to train on, and any to judge by."""
         training, held_out = self.replay.training_traces, self.replay.held_out_traces

@@ -146,6 +146,32 @@ def stream(
         str,
         typer.Option(help="What to compare, comma-separated, as in `bench decode`; `plain` is always run."),
     ] = "full,fr-spec:32768,nanospec,evospec",
+    arms: Annotated[
+        str | None,
+        typer.Option(
+            help="Adapt drafters to the stream, and compare ways to do so, comma-separated: `none`, `lora`, "
+            "`full-parameter`, `full-parameter+full-loss`, each with `:option=value` for options of "
+            "`alignment`, and `@policy` where it is not --policy. The split `adapt` streams, and `eval` "
+            "is reported on."
+        ),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="With --arms: vocabulary policy of arms that name none.")
+    ] = "evospec",
+    topics: Annotated[
+        str, typer.Option(help="With --arms: domains that stream, comma-separated; all by default.")
+    ] = "",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="With --arms: prompts per topic that stream.")
+    ] = None,
+    eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="With --arms: held-out prompts per domain.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="With --arms: requests decoded together.")] = 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With --arms: end the stream early, so that all is done in this time."),
+    ] = None,
     drafting: Annotated[
         str, typer.Option(help="How policies draft, as in `bench decode`; chains make τ comparable.")
     ] = "chain",
@@ -159,10 +185,12 @@ def stream(
     no_chat: ChatOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Decode requests whose topic changes, and see how policies cope with it.
+    """Decode requests whose topic changes, and see how policies cope with it, or, with --arms, drafters.
 
-    Topics are the prompts' domains. Exit code 1 when an output is not the target's own.
+    Topics are the prompts' domains. Exit code 1 when an output is not the target's own, or an arm failed.
     """
+    from evospec.bench.align_command import run_align_stream
+    from evospec.bench.align_stream import AlignStreamSettings
     from evospec.bench.settings import DecodeSettings, Lessons, vocabulary
     from evospec.bench.stream import StreamSettings
     from evospec.bench.stream_command import run_stream
@@ -172,18 +200,30 @@ def stream(
         prompts=(*prompts, *(more_prompts or ())),
         drafter=drafter,
         split=split,
-        policies=_names(policies),
+        limit=limit,
+        policies=_names(policies) if arms is None else (policy,),
         drafting=drafting,
         profile=False,
         device=device,
         dtype=dtype,
         threads=threads,
+        batch=1 if arms is None else batch,
         max_tokens=max_tokens,
         draft_length=draft_length,
         chat=not no_chat,
         vocabulary=vocabulary(capacity=capacity, core=core),
         lessons=Lessons(tuple(warm or ()), warm_split, warm_limit),
     )
+    if arms is not None:
+        adapt = AlignStreamSettings(
+            decoding, _names(arms), _names(topics), every, rounds, eval_limit=eval_limit, minutes=minutes
+        )
+        results = run_align_stream(adapt, out)
+        if json_output:
+            typer.echo(results.to_json(), nl=False)
+        if results.alignment is not None and results.alignment.failures:
+            raise typer.Exit(1)
+        return
     settings = StreamSettings(
         decoding,
         every=every,
@@ -194,6 +234,38 @@ def stream(
         typer.echo(results.to_json(), nl=False)
     if results.failures:
         raise typer.Exit(1)
+
+
+@bench.command()
+def memory(
+    out: OutOption,
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="Target whose sizes are taken: smollm2-135m, qwen2.5-coder-0.5b, qwen2.5-coder-1.5b, "
+            "llama-3-8b or gemma-3-27b. Weights are random."
+        ),
+    ] = "smollm2-135m",
+    arms: Annotated[
+        str, typer.Option(help="Ways to adapt, as in `bench stream`.")
+    ] = "lora,full-parameter,full-parameter+full-loss",
+    updates: Annotated[int, typer.Option(min=1, help="Per arm.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of an update.")] = 4,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    threads: ThreadsOption = 0,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure the extra memory and the time that updates of a drafter take, at the sizes of a target."""
+    from evospec.bench.align_command import run_memory
+    from evospec.bench.update_memory import MemorySettings
+
+    settings = MemorySettings(
+        shapes, _names(arms), device=device, dtype=dtype, threads=threads, updates=updates, steps=steps
+    )
+    results = run_memory(settings, out)
+    if json_output:
+        typer.echo(results.to_json(), nl=False)
 
 
 def _names(text: str) -> tuple[str, ...]:

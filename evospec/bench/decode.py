@@ -27,7 +27,7 @@ from evospec.engine.retrieval import RetrievalPump
 from evospec.vocab.memory_index import MemoryIndex
 
 WARM_UP_ROUNDS = 2
-_SHORTEST = 16  # a drafter is refused for its reach only once the prompts are known
+SHORTEST = 16  # a drafter is refused for its reach only once the prompts are known
 
 
 @dataclass(slots=True)
@@ -86,7 +86,7 @@ class DecodeBench:
         warm_up = warm_up_batch(models.target.tokenizer, settings)
         lessons = _lessons(settings, models)
         most = longest([*batches, *lessons, warm_up])
-        config = _config(settings, max_length=most)
+        config = config_of(settings, max_length=most)
         arms, ledgers = [], []
         for name in names:
             before = allocated_mb(models.target.device)
@@ -169,7 +169,7 @@ class DecodeBench:
 
     def _roofline(self, name: ArmName, bandwidth: float) -> Roofline:
         loaded = None if name.drafting is None else self.models.drafter
-        config = engine_config(name, _config(self.settings, _SHORTEST).engine)
+        config = engine_config(name, config_of(self.settings, SHORTEST).engine)
         depths = {str(plan): plan.depth for plan in plans_of(config, drafts=loaded is not None)}
         traffic = Traffic.of(self.models.target, None if loaded is None else loaded.drafter)
         return Roofline(traffic, depths, bandwidth)
@@ -196,7 +196,7 @@ def load_models(settings: DecodeSettings) -> BenchModels:
         check_peers(names, batch=batch, temperature=settings.temperature, assistant=settings.assistant)
     read_prompts(settings.prompts, split=settings.split, limit=settings.limit)
     drafts = any(name.drafting is not None for name in names)
-    return BenchModels.load(_config(settings, max_length=_SHORTEST), drafts=drafts)
+    return BenchModels.load(config_of(settings, max_length=SHORTEST), drafts=drafts)
 
 
 def _lessons(settings: DecodeSettings, models: BenchModels) -> list[Batch]:
@@ -223,7 +223,8 @@ def _arm(name: ArmName, models: BenchModels, config: Config, assistant: str | No
     return EngineArm(name, built, RetrievalPump(built, index, config.semantic.neighbours))
 
 
-def _config(settings: DecodeSettings, max_length: int) -> Config:
+def config_of(settings: DecodeSettings, max_length: int) -> Config:
+    """Models, engine and vocabulary of all arms; alignment is off."""
     return Config(
         model=ModelConfig(
             target=settings.target,

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
+from evospec.bench.align_records import Alignment, UpdateCosts
 from evospec.bench.costs import ArmCosts
 from evospec.bench.record import Record
 from evospec.bench.stream_records import Stream
@@ -82,7 +83,7 @@ class Run(Record):
     """One arm on one domain.
 
     Attributes:
-        arm: how the drafter was adapted: none, lora.
+        arm: how the drafter was adapted: none, lora, full-parameter.
         tokens_per_s: median over batches of tokens by wall time, prompt processing included;
             0 when the policy failed.
         speedup: median over batches of tokens_per_s over plain decoding's on the same batch.
@@ -183,7 +184,11 @@ class Run(Record):
 
 
 class Results(Record):
-    """A whole result file. `settings` are the command's, with file names but no folders."""
+    """A whole result file. `settings` are the command's, with file names but no folders.
+
+    Attributes:
+        alignment: a stream that drafters adapted to; what that took is in `updates`.
+    """
 
     schema_version: int = Field(SCHEMA, alias="schema")
     machine: Machine
@@ -192,6 +197,8 @@ class Results(Record):
     runs: tuple[Run, ...]
     arms: tuple[ArmCosts, ...] = ()
     stream: Stream | None = None
+    alignment: Alignment | None = None
+    updates: tuple[UpdateCosts, ...] = ()
 
     @classmethod
     def joined(cls, parts: Sequence[Results]) -> Results:
