@@ -68,7 +68,7 @@ class Conversations:
         return Asked(conversation.key, turn, self._encode(conversation, turn))
 
     def answered(self, key: str, token_ids: Sequence[int]) -> None:
-        text = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        text = str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
         self._all[key].answer = text.strip()
 
     def _encode(self, conversation: _Conversation, turn: int) -> tuple[int, ...]:

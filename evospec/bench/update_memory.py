@@ -23,6 +23,7 @@ from evospec.config import Config
 from evospec.models.drafter import Drafter, DrafterConfig
 from evospec.models.loading import DeviceSetting, DtypeSetting, pick_device, pick_dtype
 from evospec.models.tables import TokenTables
+from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
 
 _TAPS = (0, 1, 2)
@@ -152,6 +153,8 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
             fingerprints=_NAMES,
             adapter_version=0,
             vocabulary_epoch=0,
+            tenant=tenant_key(""),
+            prompt_length=width // 4,
             start=0,
             token_ids=rng.integers(0, shape.vocab, width + 1).astype(np.int32),
             features=(features.view(np.uint32) >> 16).astype(np.uint16),
