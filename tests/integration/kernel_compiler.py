@@ -150,7 +150,7 @@ def variants(itemsize: int) -> Iterator[Variant]:
         yield Variant(norm._add_norm_kernel, {"HAS_DELTA": flag, "SCALES_WIDE": flag, "BLOCK": 1024})
         yield Variant(kl._loss_kernel, {"FOCUSED": flag, "BLOCK": 4096}, warps=16)
     yield Variant(kl._summary_kernel, {"BLOCK": 4096}, warps=16)
-    yield Variant(sample._sample_kernel, {"BLOCK": 2048}, warps=8)
+    yield Variant(sample._sample_kernel, {"BLOCK": 1024}, warps=8)
     yield Variant(rows._write_kernel, {"BLOCK": 1024})
     yield Variant(means._advance_kernel, {"PLACES": 8, "BLOCK": 256})
     yield Variant(best._maxima_kernel, {"TILE": 16, "BLOCK": 128})
