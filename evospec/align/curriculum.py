@@ -35,9 +35,10 @@ def judge_positions(scores: DraftScores, batch: TraceBatch, candidates: Tensor, 
     Args:
         deepest: the last draft step.
     """
+    logits = scores.logits
     own = torch.searchsorted(candidates, scores.at(batch.token_ids[:, 1:]))[:, None]  # [n, 1]
-    rank = (scores.logits > scores.logits.gather(-1, own)).sum(dim=-1)
-    deep = torch.full_like(scores.logits[:, 0], scores.step / max(deepest, 1))
+    rank = (logits > logits.gather(-1, own)).sum(dim=-1)
+    deep = torch.full_like(logits[:, 0], scores.step / max(deepest, 1))
     far = rank.float().log1p() / torch.tensor(len(candidates)).log().item()
     broken = scores.at(batch.wrong).float()
     difficulty = (deep + target_entropy(scores.top_logprobs) + far.clamp(max=1) + broken) / 4

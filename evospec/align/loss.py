@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from evospec.align.batch import TraceBatch
 
@@ -81,20 +82,31 @@ def overlap(logits: Tensor, top_columns: Tensor, top_logprobs: Tensor) -> Tensor
 
 @dataclass(frozen=True, slots=True)
 class DraftScores:
-    """One draft step's logits at the n positions of a batch that count.
+    """One draft step at the n positions of a batch that count.
 
     Attributes:
         counted: which roots these are, bool [rows, roots]; root s is scored at position s + 1 + step.
-        logits: over the candidates [n, candidates].
+        states: normed hidden states there [n, hidden].
+        head: LM head rows of the candidates [candidates, hidden].
         top_columns: columns of the target's top-k in `logits`, int64 [n, k].
         top_logprobs: theirs [n, k].
     """
 
     step: int
     counted: Tensor
-    logits: Tensor
+    states: Tensor
+    head: Tensor
     top_columns: Tensor
     top_logprobs: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        """Over the candidates [n, candidates]; computed anew each time, since they are what is large."""
+        return self.states @ self.head.T
+
+    def kl(self) -> Tensor:
+        """In nats [n]."""
+        return topk_tail_kl(self.logits, self.top_columns, self.top_logprobs)
 
     def at(self, values: Tensor) -> Tensor:
         """What stands at the scored positions [n, ...] of values by position [rows, width, ...]."""
@@ -108,7 +120,7 @@ Weighing = Callable[[Sequence[DraftScores], TraceBatch, Tensor], list[Tensor]]
 
 def decayed(scores: Sequence[DraftScores], batch: TraceBatch, candidates: Tensor) -> list[Tensor]:
     """STEP_DECAY^j for all positions of step j."""
-    return [torch.full_like(one.logits[:, 0], STEP_DECAY**one.step, requires_grad=False) for one in scores]
+    return [torch.full_like(one.top_logprobs[:, 0], STEP_DECAY**one.step) for one in scores]
 
 
 def draft_scores(
@@ -121,11 +133,10 @@ def draft_scores(
         here = counted[:, step + 1 :]  # [rows, roots]
         if here.any():
             roots = here.shape[1]
-            logits = hidden[:, :roots][here] @ head.T
+            top_columns, top_logprobs = columns[:, step + 1 :], batch.top_logprobs[:, step + 1 :]
+            at_roots = hidden[:, :roots]
             scores.append(
-                DraftScores(
-                    step, here, logits, columns[:, step + 1 :][here], batch.top_logprobs[:, step + 1 :][here]
-                )
+                DraftScores(step, here, at_roots[here], head, top_columns[here], top_logprobs[here])
             )
     return scores
 
@@ -137,6 +148,8 @@ def alignment_loss(
     candidates: Tensor,
     weighing: Weighing = decayed,
     counted: Tensor | None = None,
+    *,
+    frugal: bool = True,
 ) -> Tensor:
     """Weighted KL: the mean over a step's positions of weight * KL, summed over draft steps, by the same
     sum of the weights alone.
@@ -150,6 +163,8 @@ def alignment_loss(
         head: LM head rows of the candidates [candidates, hidden].
         candidates: their token ids, rising, among them all top ids of the batch [candidates].
         counted: scored positions that count, bool [rows, width]; None: all.
+        frugal: compute logits again in the backward pass, so that those of one draft step at a time are
+            held.
 
     Returns:
         Scalar, in nats.
@@ -161,8 +176,8 @@ def alignment_loss(
     if not scores:
         raise ValueError("no scored position in this batch: admission should have refused its traces")
     weights = weighing(scores, batch, candidates)
-    losses = [
-        (weight * topk_tail_kl(one.logits, one.top_columns, one.top_logprobs)).mean()
-        for one, weight in zip(scores, weights, strict=True)
-    ]
+    losses = []
+    for one, weight in zip(scores, weights, strict=True):
+        kl: Tensor = checkpoint(one.kl, use_reentrant=False) if frugal else one.kl()
+        losses.append((weight * kl).mean())
     return torch.stack(losses).sum() / torch.stack([weight.mean() for weight in weights]).sum()

@@ -299,7 +299,9 @@ class AlignmentTrainer:
         # The first position of a window is never drafted inside it.
         if self._config.positions == "wrong" and batch.wrong[:, 1:].any():
             counted = batch.wrong
-        return alignment_loss(states, batch, head, candidates, self._weighing, counted)
+        # Logits over all rows are what makes that baseline dear: there it stays as it is usually done.
+        frugal = self._config.loss_rows == "active"
+        return alignment_loss(states, batch, head, candidates, self._weighing, counted, frugal=frugal)
 
     def _scored_rows(self, batch: TraceBatch) -> tuple[Tensor, Tensor]:
         """Token ids, rising, and head rows [candidates, hidden] of what the loss scores."""

@@ -141,14 +141,17 @@ def random_drafter(shape: Shape, positions: int, device: torch.device) -> Drafte
 
 
 def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
-    """Windows as wide as the arm's config allows, of which each third token was rejected."""
+    """Windows as wide as the arm's config allows, of which each third token was rejected.
+
+    Token ids follow Zipf's law, so that the rows of a batch are about as many as text has.
+    """
     width, top_k = arm.config.trace_positions, arm.config.trace_top_k
     rng = np.random.default_rng(0)
     place = np.arange(width)
     for _ in range(count):
         features = rng.standard_normal((width, len(_TAPS) * shape.hidden), dtype=np.float32)
         logprobs = np.sort(rng.dirichlet(np.ones(top_k + 1), width)[:, :top_k])[:, ::-1]
-        first = rng.integers(0, shape.vocab - top_k, width)
+        first = (shape.vocab - top_k) ** rng.random(width) - 1  # log-uniform: Zipf's law
         yield Trace(
             fingerprints=_NAMES,
             adapter_version=0,
@@ -156,9 +159,9 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
             tenant=tenant_key(""),
             prompt_length=width // 4,
             start=0,
-            token_ids=rng.integers(0, shape.vocab, width + 1).astype(np.int32),
+            token_ids=(shape.vocab ** rng.random(width + 1) - 1).astype(np.int32),
             features=(features.view(np.uint32) >> 16).astype(np.uint16),
-            top_ids=(first[:, None] + np.arange(top_k)).astype(np.int32),
+            top_ids=(first.astype(np.int32)[:, None] + np.arange(top_k, dtype=np.int32)),
             top_logprobs=np.log(logprobs.clip(1e-7)).astype(np.float16),
             generated=place >= width // 4,
             draft_position=(place % 3).astype(np.int8),

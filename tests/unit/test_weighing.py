@@ -35,6 +35,23 @@ def scored(seed: int = 0, noise: float = 1.0) -> tuple[list[DraftScores], TraceB
     return draft_scores(states, batch, tiny_tables().head, ALL, batch.scored), batch
 
 
+def with_logits(scores: DraftScores, logits: Tensor) -> DraftScores:
+    return replace(scores, states=logits, head=torch.eye(logits.shape[-1]))
+
+
+@pytest.mark.parametrize("curriculum", ["uniform", "competence"])
+def test_a_frugal_loss_is_the_same_with_the_same_gradients(curriculum: str) -> None:
+    _, batch = scored()
+    states = [torch.randn(*batch.scored.shape, HIDDEN, requires_grad=True) for _ in range(STEPS)]
+    seen = []
+    for frugal in (False, True):
+        weighing = PositionWeights.of(tiny_config(curriculum=curriculum, position_weights="reach"))
+        loss = alignment_loss(states, batch, tiny_tables().head, ALL, weighing, frugal=frugal)
+        seen.append((loss, *torch.autograd.grad(loss, states)))
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_wrong_positions_are_the_first_rejections_alone() -> None:
     trace = trace_with_cycles()
     assert np.array_equal(np.flatnonzero(rejected(trace)), np.arange(5, 24, 3))  # the first four are prompt
@@ -57,7 +74,7 @@ def test_weights_scale_the_loss_of_their_positions() -> None:
 
     def loss(*factors: float) -> float:
         def weigh(scores: list[DraftScores], batch: TraceBatch, candidates: Tensor) -> list[Tensor]:
-            return [torch.full((len(one.logits),), factors[one.step]) for one in scores]
+            return [torch.full((len(one.states),), factors[one.step]) for one in scores]
 
         return alignment_loss([state] * 2, batch, tiny_tables().head, ALL, weigh).item()
 
@@ -94,7 +111,7 @@ def test_difficulty_grows_with_each_of_its_signs() -> None:
     assert torch.equal(base[~broken], unbroken.difficulty[~broken])
     own = first.at(batch.token_ids[:, 1:])
     sure = first.logits.scatter(-1, own[:, None], 1e4)
-    known = judge_positions(replace(first, logits=sure), batch, ALL, STEPS - 1)
+    known = judge_positions(with_logits(first, sure), batch, ALL, STEPS - 1)
     assert known.right.all()
     assert (known.difficulty <= base + 1e-6).all()
     flat = torch.full_like(first.top_logprobs, -np.log(first.top_logprobs.shape[1] + 1.0))
@@ -112,7 +129,7 @@ def test_a_curriculum_takes_more_as_the_drafter_gets_better() -> None:
     assert (weights == 1).float().mean().item() == pytest.approx(weak, abs=0.02)
     own = [one.at(batch.token_ids[:, 1:])[:, None] for one in scores]
     perfect = [
-        replace(one, logits=one.logits.scatter(-1, ids, 99.0)) for one, ids in zip(scores, own, strict=True)
+        with_logits(one, one.logits.scatter(-1, ids, 99.0)) for one, ids in zip(scores, own, strict=True)
     ]
     shares = []
     for _ in range(30):
