@@ -180,6 +180,13 @@ class AlignmentConfig(Section):
     trace_positions: int = Field(128, ge=8, le=4096, description="Positions per trace at most.")
     trace_buffer_mb: float = Field(16.0, gt=0, description="Unsent traces a replica may hold.")
     replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
+    replay_clusters: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Kinds of traffic that the replayed traces are shared out to, found by what the target's "
+        "features look like: none can crowd out another. 1 keeps them all together.",
+    )
     method: Literal["lora", "full-parameter"] = Field(
         "lora",
         description="What is trained: low-rank deltas, or all of the drafter's parameters, which takes far "

@@ -54,11 +54,9 @@ class TraceBatch:
 def collate(traces: Sequence[Trace], device: torch.device) -> TraceBatch:
     """Pads and stacks traces of one top-k and one feature size; at least one trace."""
     width = max(trace.width for trace in traces)
-    # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
-    features = _stack([trace.features.astype(np.uint32) << 16 for trace in traces], width)
     return TraceBatch(
         token_ids=_stack([trace.token_ids.astype(np.int64) for trace in traces], width + 1).to(device),
-        features=features.view(torch.float32).to(device),
+        features=_stack([trace.float_features() for trace in traces], width).to(device),
         top_ids=_stack([trace.top_ids.astype(np.int64) for trace in traces], width).to(device),
         top_logprobs=_stack([trace.top_logprobs.astype(np.float32) for trace in traces], width).to(device),
         scored=_stack([trace.generated for trace in traces], width).to(device),

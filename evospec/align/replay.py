@@ -12,6 +12,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
+from evospec.align.clusters import OnlineClusters
 from evospec.align.degenerate import is_degenerate
 from evospec.align.random_state import RandomState
 from evospec.align.trace import Trace
@@ -80,6 +81,11 @@ class Reservoir:
         self._offers = 0
         self._threshold = 1.0
 
+    def shrink(self, capacity: int) -> int:
+        """Has less room from now on; returns how many traces were put out."""
+        self.capacity = capacity
+        return self._put_out()
+
     def offer(self, trace: Trace, key: float) -> int:
         """Returns how many traces were turned away or put out."""
         self._offers += 1
@@ -87,6 +93,9 @@ class Reservoir:
             return 1
         heapq.heappush(self._heap, (-key, self._offers, trace))
         self.nbytes += stored_bytes(trace)
+        return self._put_out()
+
+    def _put_out(self) -> int:
         evicted = 0
         while self.nbytes > self.capacity:
             negated, _, victim = heapq.heappop(self._heap)
@@ -108,52 +117,72 @@ class Reservoir:
 
 
 class ReplayStore:
-    """The latest traces, and a uniform sample of all those before them.
+    """The latest traces, and a uniform sample of all those before them, per kind of traffic.
 
     A pure reservoir of a long stream hardly takes anything new, and a pure queue
     forgets a topic as soon as another fills it. So RECENT_SHARE of the bytes is a
-    queue, and what falls out of it is offered to a reservoir that has the rest.
+    queue, and what falls out of it is offered to the reservoir of its cluster. Reservoirs share
+    the rest in equal parts: a kind of traffic keeps its part however much of others comes.
     """
 
-    __slots__ = ("_recent", "_recent_bytes", "_recent_capacity", "_reservoir", "_rng")
+    __slots__ = (
+        "_capacity",
+        "_recent",
+        "_recent_bytes",
+        "_recent_capacity",
+        "_reservoirs",
+        "_rng",
+    )
 
     def __init__(self, capacity: int, rng: np.random.Generator) -> None:
         self._rng = rng
-        self._recent: deque[Trace] = deque()
+        self._recent: deque[tuple[Trace, int]] = deque()
         self._recent_bytes = 0
         self._recent_capacity = int(capacity * RECENT_SHARE)
-        self._reservoir = Reservoir(capacity - self._recent_capacity)
+        self._capacity = capacity - self._recent_capacity
+        self._reservoirs: dict[int, Reservoir] = {}
 
     @property
     def nbytes(self) -> int:
-        return self._recent_bytes + self._reservoir.nbytes
+        return self._recent_bytes + sum(reservoir.nbytes for reservoir in self._reservoirs.values())
 
     def __len__(self) -> int:
-        return len(self._recent) + len(self._reservoir.traces())
+        return len(self._recent) + sum(len(reservoir.traces()) for reservoir in self._reservoirs.values())
 
-    def add(self, trace: Trace) -> int:
+    def add(self, trace: Trace, cluster: int = 0) -> int:
         """Returns how many traces left for it."""
-        self._recent.append(trace)
+        self._recent.append((trace, cluster))
         self._recent_bytes += stored_bytes(trace)
         evicted = 0
         while self._recent_bytes > self._recent_capacity:
-            oldest = self._recent.popleft()
+            oldest, its_cluster = self._recent.popleft()
             self._recent_bytes -= stored_bytes(oldest)
-            evicted += self._reservoir.offer(oldest, self._rng.random())
+            evicted += self._open(its_cluster)
+            evicted += self._reservoirs[its_cluster].offer(oldest, self._rng.random())
         return evicted
 
     def sample(self, count: int) -> list[Trace]:
         """Up to `count` distinct traces, each equally likely."""
-        traces = [*self._reservoir.traces(), *self._recent]
+        kept = [trace for reservoir in self._reservoirs.values() for trace in reservoir.traces()]
+        traces = [*kept, *(trace for trace, _ in self._recent)]
         chosen = self._rng.choice(len(traces), min(count, len(traces)), replace=False)
         return [traces[index] for index in chosen.tolist()]
 
     def remove(self, identities: Collection[int]) -> int:
-        kept = [trace for trace in self._recent if id(trace) not in identities]
+        kept = [entry for entry in self._recent if id(entry[0]) not in identities]
         removed = len(self._recent) - len(kept)
         self._recent = deque(kept)
-        self._recent_bytes = sum(map(stored_bytes, kept))
-        return removed + self._reservoir.remove(identities)
+        self._recent_bytes = sum(stored_bytes(trace) for trace, _ in kept)
+        return removed + sum(reservoir.remove(identities) for reservoir in self._reservoirs.values())
+
+    def _open(self, cluster: int) -> int:
+        """Makes room for a cluster that has no reservoir; returns how many traces left for it."""
+        if cluster in self._reservoirs:
+            return 0
+        part = self._capacity // (len(self._reservoirs) + 1)
+        evicted = sum(reservoir.shrink(part) for reservoir in self._reservoirs.values())
+        self._reservoirs[cluster] = Reservoir(part)
+        return evicted
 
 
 class ReplayBuffer:
@@ -162,10 +191,12 @@ class ReplayBuffer:
     Equal seeds and equal arrivals give equal contents and samples.
     """
 
-    __slots__ = ("_held_out", "_holdout", "_rng", "_training", "counts")
+    __slots__ = ("_clusters", "_held_out", "_holdout", "_rng", "_training", "counts")
 
-    def __init__(self, capacity_bytes: int, holdout: float, seed: int) -> None:
-        """`holdout` is the share of arrivals, and of the bytes, kept from training."""
+    def __init__(self, capacity_bytes: int, holdout: float, seed: int, clusters: int = 1) -> None:
+        """`holdout` is the share of arrivals, and of the bytes, kept from training; `clusters` are the kinds
+        of traffic that the bytes are shared out to, at most."""
+        self._clusters = OnlineClusters(clusters)
         self._rng = np.random.default_rng(seed)
         self._holdout = holdout
         held_out_bytes = int(capacity_bytes * holdout)
@@ -177,6 +208,11 @@ class ReplayBuffer:
     def nbytes(self) -> int:
         """Bytes of all traces, with what Python adds to each."""
         return self._training.nbytes + self._held_out.nbytes
+
+    @property
+    def clusters(self) -> int:
+        """Kinds of traffic seen so far."""
+        return self._clusters.count
 
     @property
     def training_traces(self) -> int:
@@ -195,12 +231,13 @@ class ReplayBuffer:
         if is_degenerate(trace.token_ids[1:][trace.generated]):
             self.counts.degenerate += 1
             return Admission.DEGENERATE
+        cluster = self._clusters.assign(trace)
         if self._draw_held_out():
             self.counts.held_out += 1
-            self.counts.evicted += self._held_out.add(trace)
+            self.counts.evicted += self._held_out.add(trace, cluster)
             return Admission.HELD_OUT
         self.counts.training += 1
-        self.counts.evicted += self._training.add(trace)
+        self.counts.evicted += self._training.add(trace, cluster)
         return Admission.TRAINING
 
     def sample(self, count: int) -> list[Trace]:

@@ -61,6 +61,12 @@ class Trace:
     def width(self) -> int:
         return int(self.features.shape[0])
 
+    def float_features(self) -> np.ndarray:
+        """Features as numbers, float32 [width, taps * hidden]."""
+        # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
+        floats: np.ndarray = (self.features.astype(np.uint32) << 16).view(np.float32)
+        return floats
+
     @property
     def first_new(self) -> int:
         """Place in `token_ids` of the first token that no earlier window of the request held."""

@@ -112,7 +112,9 @@ class AlignmentTrainer:
         self._optimizer = self._new_optimizer()
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
-        self.replay = ReplayBuffer(int(config.replay_mb * 2**20), config.holdout, config.seed)
+        self.replay = ReplayBuffer(
+            int(config.replay_mb * 2**20), config.holdout, config.seed, config.replay_clusters
+        )
         self.cadence = Cadence(config)
         self.counts = TrainerCounts()
 

@@ -22,6 +22,7 @@ _FULL: Mapping[str, JsonValue] = {
     "method": "full-parameter",
     "weight_decay": 0.0,
     "learning_rate": 1e-4,
+    "replay_clusters": 1,
     "position_weights": "decay",
     "curriculum": "uniform",
     "cadence": "steady",
