@@ -187,6 +187,10 @@ class AlignmentConfig(Section):
         description="Kinds of traffic that the replayed traces are shared out to, found by what the target's "
         "features look like: none can crowd out another. 1 keeps them all together.",
     )
+    trace_features: Literal["bfloat16", "int8"] = Field(
+        "bfloat16",
+        description="How traces store features; `int8` with a scale per feature, in half the bytes.",
+    )
     method: Literal["lora", "full-parameter"] = Field(
         "lora",
         description="What is trained: low-rank deltas, or all of the drafter's parameters, which takes far "

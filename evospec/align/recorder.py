@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evospec.align.int8_features import quantised
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import finite_bfloat16
 from evospec.align.window import Cycle, Provenance, Stamp, TraceWindow, WindowLayout
@@ -166,6 +167,8 @@ class TraceRecorder:
         if not finite_bfloat16(trace.features) or np.isnan(trace.top_logprobs).any():
             self.counts.nonfinite += 1
             return
+        if self._config.trace_features == "int8":
+            trace = quantised(trace)
         self.counts.recorded += 1
         self._outbox.append(trace)
         self._outbox_bytes += trace.nbytes

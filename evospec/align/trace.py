@@ -7,7 +7,7 @@ draft tokens. It holds no text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -28,8 +28,8 @@ class Trace:
         start: index of the window's first token in the request.
         token_ids: tokens start .. start + width, int32 [width + 1]: the token after the
             window is there to pair the last feature with.
-        features: bfloat16 bit patterns of the target's fused features, uint16
-            [width, taps * hidden]; row i belongs to token i.
+        features: the target's fused features [width, taps * hidden]; row i belongs to token i. bfloat16 bit
+            patterns as uint16, or int8 with `feature_scales`.
         top_ids: the target's best tokens for the NEXT token, int32 [width, k]; row i was
             computed at token i and predicts token i + 1.
         top_logprobs: their log-probabilities at temperature 1, float16 [width, k].
@@ -40,6 +40,8 @@ class Trace:
             checked in (0 first), -1 when it was not drafted (bonus, or first token).
         accepted: bool [width]; whether the draft token at that place was accepted.
         missed: bool [width]; token i + 1 was not in the active vocabulary.
+        feature_scales: of int8 features, what each feature is multiplied by, float32 [taps * hidden];
+            none [0] of bfloat16 ones.
     """
 
     fingerprints: Fingerprints
@@ -56,13 +58,21 @@ class Trace:
     draft_position: np.ndarray
     accepted: np.ndarray
     missed: np.ndarray
+    feature_scales: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
     def width(self) -> int:
         return int(self.features.shape[0])
 
+    @property
+    def is_quantised(self) -> bool:
+        return self.feature_scales.size > 0
+
     def float_features(self) -> np.ndarray:
         """Features as numbers, float32 [width, taps * hidden]."""
+        if self.is_quantised:
+            numbers: np.ndarray = self.features * self.feature_scales
+            return numbers
         # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
         floats: np.ndarray = (self.features.astype(np.uint32) << 16).view(np.float32)
         return floats
@@ -87,5 +97,6 @@ class Trace:
                 self.draft_position,
                 self.accepted,
                 self.missed,
+                self.feature_scales,
             )
         )

@@ -27,6 +27,7 @@ _PROBABILITY_SLACK = 1.01  # float16 rounds each log-probability
 
 _INT32 = np.dtype("<i4")
 _UINT16 = np.dtype("<u2")
+_FLOAT32 = np.dtype("<f4")
 _FLOAT16 = np.dtype("<f2")
 _INT8 = np.dtype("i1")
 _BOOL = np.dtype("?")
@@ -40,7 +41,9 @@ _DTYPES: Mapping[str, np.dtype] = {
     "draft_position": _INT8,
     "accepted": _BOOL,
     "missed": _BOOL,
+    "feature_scales": _FLOAT32,
 }
+_LARGEST_SCALE = float(np.finfo(np.float32).max) / 128  # no int8 feature overflows
 _FIELDS = frozenset(
     ("fingerprints", "tenant", "adapter_version", "vocabulary_epoch", "prompt_length", "start", *_DTYPES)
 )
@@ -68,14 +71,14 @@ class TraceLimits:
     @property
     def max_bytes(self) -> int:
         """Length of the largest valid blob, rounded up."""
-        shapes = _shapes(self.max_positions, self)
-        sizes = (int(np.prod(shapes[name])) * dtype.itemsize for name, dtype in _DTYPES.items())
-        return sum(sizes) + _OVERHEAD
+        forms = (_forms(self.max_positions, self, scaled) for scaled in (False, True))
+        return max(sum(form.nbytes for form in each.values()) for each in forms) + _OVERHEAD
 
 
 def encode(trace: Trace) -> bytes:
     """Serialises a trace; what is encoded is what `decode` will judge."""
     names = trace.fingerprints
+    dtypes = _DTYPES | _feature_dtype(trace.is_quantised)
     payload = msgpack.packb(
         {
             "fingerprints": [names.target, names.drafter, names.tokenizer],
@@ -85,7 +88,7 @@ def encode(trace: Trace) -> bytes:
             "prompt_length": trace.prompt_length,
             "start": trace.start,
             **{
-                name: np.ascontiguousarray(array, dtype=_DTYPES[name]).tobytes()
+                name: np.ascontiguousarray(array, dtype=dtypes[name]).tobytes()
                 for name, array in _arrays(trace).items()
             },
         }
@@ -106,8 +109,9 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
     if not isinstance(fields, dict) or fields.keys() != _FIELDS:
         raise WireError("trace is not a map of this schema's fields")
     width = _width(fields["generated"])
-    shapes = _shapes(width, limits)
-    arrays = {name: _array(name, fields[name], shapes[name]) for name in _DTYPES}
+    # Features without scales are bfloat16, whatever they are: what they can't be is refused.
+    forms = _forms(width, limits, scaled=bool(fields["feature_scales"]))
+    arrays = {name: _array(name, fields[name], form) for name, form in forms.items()}
     trace = Trace(
         fingerprints=_fingerprints(fields["fingerprints"]),
         tenant=_tenant(fields["tenant"]),
@@ -123,6 +127,7 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
         draft_position=arrays["draft_position"],
         accepted=arrays["accepted"],
         missed=arrays["missed"],
+        feature_scales=arrays["feature_scales"],
     )
     check(trace, limits)
     return trace
@@ -136,16 +141,21 @@ def check(trace: Trace, limits: TraceLimits) -> None:
         )
     if not 1 <= trace.width <= limits.max_positions:
         raise WireError(f"trace has {trace.width} positions, 1 to {limits.max_positions} are taken")
-    shapes = _shapes(trace.width, limits)
+    forms = _forms(trace.width, limits, trace.is_quantised)
     for name, array in _arrays(trace).items():
-        if array.dtype != _DTYPES[name] or array.shape != shapes[name]:
+        form = forms[name]
+        if array.dtype != form.dtype or array.shape != form.shape:
             raise WireError(
-                f"trace: {name} is {array.dtype} {array.shape}, expected {_DTYPES[name]} {shapes[name]}"
+                f"trace: {name} is {array.dtype} {array.shape}, expected {form.dtype} {form.shape}"
             )
     for name, ids in (("token_ids", trace.token_ids), ("top_ids", trace.top_ids)):
         if ids.min() < 0 or ids.max() >= limits.vocab_size:
             raise WireError(f"trace: {name} holds ids outside the vocabulary of {limits.vocab_size}")
-    if not finite_bfloat16(trace.features):
+    if trace.is_quantised:
+        scales = trace.feature_scales
+        if not ((scales >= 0) & (scales <= _LARGEST_SCALE)).all():
+            raise WireError("trace: feature_scales hold NaN, or what is negative or too large")
+    elif not finite_bfloat16(trace.features):
         raise WireError("trace: features hold NaN or infinity")
     _check_targets(trace)
     if trace.draft_position.min() < -1 or (trace.accepted & (trace.draft_position < 0)).any():
@@ -181,11 +191,28 @@ def _arrays(trace: Trace) -> dict[str, np.ndarray]:
         "draft_position": trace.draft_position,
         "accepted": trace.accepted,
         "missed": trace.missed,
+        "feature_scales": trace.feature_scales,
     }
 
 
-def _shapes(width: int, limits: TraceLimits) -> dict[str, tuple[int, ...]]:
-    return {
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What an array must be."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+def _feature_dtype(scaled: bool) -> dict[str, np.dtype]:
+    return {"features": _INT8 if scaled else _UINT16}
+
+
+def _forms(width: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
+    shapes: dict[str, tuple[int, ...]] = {
         "token_ids": (width + 1,),
         "features": (width, limits.feature_size),
         "top_ids": (width, limits.top_k),
@@ -194,7 +221,10 @@ def _shapes(width: int, limits: TraceLimits) -> dict[str, tuple[int, ...]]:
         "draft_position": (width,),
         "accepted": (width,),
         "missed": (width,),
+        "feature_scales": (limits.feature_size if scaled else 0,),
     }
+    dtypes = _DTYPES | _feature_dtype(scaled)
+    return {name: _Form(dtypes[name], shape) for name, shape in shapes.items()}
 
 
 def _open_envelope(blob: bytes, limits: TraceLimits) -> bytes:
@@ -233,13 +263,12 @@ def _width(generated: object) -> int:
     return len(generated)
 
 
-def _array(name: str, data: object, shape: tuple[int, ...]) -> np.ndarray:
-    dtype = _DTYPES[name]
+def _array(name: str, data: object, form: _Form) -> np.ndarray:
+    dtype, shape = form.dtype, form.shape
     if not isinstance(data, bytes):
         raise WireError(f"trace: {name} is {type(data).__name__}, expected bytes")
-    expected = int(np.prod(shape)) * dtype.itemsize
-    if len(data) != expected:
-        raise WireError(f"trace: {name} has {len(data)} bytes, {expected} make shape {shape}")
+    if len(data) != form.nbytes:
+        raise WireError(f"trace: {name} has {len(data)} bytes, {form.nbytes} make shape {shape}")
     if dtype == _BOOL:
         flags = np.frombuffer(data, dtype=np.uint8)
         if (flags > 1).any():

@@ -39,6 +39,7 @@ ARRAYS = (
     "draft_position",
     "accepted",
     "missed",
+    "feature_scales",
 )
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from evospec.align.int8_features import quantised
 from evospec.align.trace import TRACE_SCHEMA, Trace
 from evospec.align.trace_codec import TraceLimits, check, decode, encode, finite_bfloat16
 from evospec.errors import WireError
@@ -48,6 +49,30 @@ def traces(draw: st.DrawFn) -> Trace:
         accepted=draw(flags) & (position >= 0),
         missed=draw(flags),
     )
+
+
+@given(traces())
+def test_int8_features_are_within_half_a_step_and_round_trip(trace: Trace) -> None:
+    small = quantised(trace)
+    numbers, close = trace.float_features(), small.float_features()
+    assert (np.abs(close - numbers) <= 0.501 * np.abs(numbers).max(axis=0) / 127 + 1e-44).all()
+    again = decode(encode(small), SMALL)
+    assert traces_equal(again, small)
+    assert len(encode(small)) <= SMALL.max_bytes
+
+
+def test_int8_features_take_half_the_bytes() -> None:
+    trace = random_trace(0, width=POSITIONS)
+    assert quantised(trace).nbytes < 0.6 * trace.nbytes
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 3e38])
+def test_scales_that_could_overflow_are_refused(scale: float) -> None:
+    trace = quantised(random_trace(0))
+    scales = trace.feature_scales.copy()
+    scales[2] = scale
+    with pytest.raises(WireError, match="feature_scales hold NaN, or what is negative or too large"):
+        decode(encode(replace(trace, feature_scales=scales)), LIMITS)
 
 
 def repacked(blob: bytes, **changes: object) -> bytes:
