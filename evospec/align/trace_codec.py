@@ -78,7 +78,7 @@ class TraceLimits:
 def encode(trace: Trace) -> bytes:
     """Serialises a trace; what is encoded is what `decode` will judge."""
     names = trace.fingerprints
-    dtypes = _DTYPES | _feature_dtype(trace.is_quantised)
+    dtypes = _dtypes(trace.is_quantised)
     payload = msgpack.packb(
         {
             "fingerprints": [names.target, names.drafter, names.tokenizer],
@@ -207,8 +207,9 @@ class _Form:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-def _feature_dtype(scaled: bool) -> dict[str, np.dtype]:
-    return {"features": _INT8 if scaled else _UINT16}
+def _dtypes(scaled: bool) -> dict[str, np.dtype]:
+    """Of all arrays; features are bfloat16 unless there are scales."""
+    return {**_DTYPES, "features": _INT8 if scaled else _UINT16}
 
 
 def _forms(width: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
@@ -223,7 +224,7 @@ def _forms(width: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
         "missed": (width,),
         "feature_scales": (limits.feature_size if scaled else 0,),
     }
-    dtypes = _DTYPES | _feature_dtype(scaled)
+    dtypes = _dtypes(scaled)
     return {name: _Form(dtypes[name], shape) for name, shape in shapes.items()}
 
 
