@@ -178,6 +178,6 @@ def alignment_loss(
     weights = weighing(scores, batch, candidates)
     losses = []
     for one, weight in zip(scores, weights, strict=True):
-        kl: Tensor = checkpoint(one.kl, use_reentrant=False) if frugal else one.kl()
+        kl: Tensor = checkpoint(one.kl, use_reentrant=False, preserve_rng_state=False) if frugal else one.kl()
         losses.append((weight * kl).mean())
     return torch.stack(losses).sum() / torch.stack([weight.mean() for weight in weights]).sum()
