@@ -5,7 +5,7 @@ Learning waits until the next cycle has been launched, so that the device never 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,20 +163,17 @@ class Observer:
         """Keeps a cycle for `learn`."""
         self._lessons.append(_Lesson(report, emissions, features))
 
-    @property
-    def backlog(self) -> int:
-        """Cycles that nobody has learned from yet."""
-        return len(self._lessons)
+    def learn(self) -> Iterator[int]:
+        """Learns from new prompts and the cycles since the last call, and lets the vocabulary change, in
+        parts that take well less than a cycle each; the next call must come after the last part.
 
-    def learn(self) -> int:
-        """Learns from new prompts and the cycles since the last call, and lets the vocabulary change.
-
-        Returns:
-            Number of head rows written.
+        Yields:
+            Head rows written by each part.
         """
         prompts, self._prompts = self._prompts, []
         for prompt in prompts:
             self._read(prompt)
+            yield 0
         vectors, self._vectors = self._vectors, []
         for request_id, vector in vectors:
             if self._semantic is not None:
@@ -184,9 +181,13 @@ class Observer:
         lessons, self._lessons = self._lessons, []
         if self._vocabulary is not None:
             _teach(self._vocabulary, lessons)
+        yield 0
         for lesson in lessons:
             self._take_in(lesson)
-        return self._vocabulary.apply() if self._vocabulary is not None else 0
+            yield 0
+        if self._vocabulary is not None:
+            yield self._vocabulary.apply()
+            self._vocabulary.study()
 
     def _read(self, prompt: _Prompt) -> None:
         request = prompt.request

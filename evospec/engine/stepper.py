@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from time import perf_counter
 
 from evospec.config import EngineConfig
@@ -17,6 +19,7 @@ from evospec.engine.runner import Runner
 from evospec.engine.scheduler import Scheduler
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import RunnerSettings
+from evospec.engine.spare_time import SpareTime
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats
 from evospec.models.drafter import Drafter
@@ -24,7 +27,6 @@ from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
-_LATEST = 8  # cycles that may wait to be learned from
 _SHORTEST = 64  # prompt tokens that take as long as fewer
 
 
@@ -37,8 +39,8 @@ class Stepper:
 
     With `overlap`, a cycle is launched even before the last one's outcome is known, so that the
     device never waits for the host: which requests run, and where, changes only while nothing is
-    under way. A request that ends is in one cycle too many, whose tokens nobody reads. When the host
-    falls behind, cycles wait to be learned from, several at once, until it has caught up.
+    under way. A request that ends is in one cycle too many, whose tokens nobody reads. Learning takes no
+    more time than the host has to spare: what is left goes on in later cycles, then from several at once.
     """
 
     def __init__(
@@ -80,7 +82,8 @@ class Stepper:
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
-        self._behind = False  # whether the last cycle had ended before the host was there to read it
+        self._spare = SpareTime()
+        self._learning: Iterator[int] = iter(())  # what is under way, part by part
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
@@ -206,8 +209,7 @@ class Stepper:
             if not self.scheduler.running:
                 return []
             flight = self._launch(None)
-        if not self._behind or self._observer.backlog >= _LATEST:
-            self._learn()  # from the last cycle, while the device is busy with this one
+        self._learn_meanwhile()  # from the last cycle, while the device is busy with this one
         if self._overlap and flight.lasting:
             self._flight = self._launch(flight)
         return self._land(flight)
@@ -230,8 +232,9 @@ class Stepper:
         """Waits for a cycle and takes in its outcome."""
         plan = flight.step.plan
         self.stats.adapter_version = flight.adapter_version
-        self._behind = self._overlap and flight.outcome.report.late
+        arrived, late = perf_counter(), flight.outcome.report.late
         report = self.runner.finish(flight.step, flight.outcome, flight.states)
+        self._spare.waited(perf_counter() - arrived, late=late)
         # One that ended while this was under way is in it still, but emits no more.
         live = [(row, state) for row, state in enumerate(flight.states) if state.running]
         emissions = [
@@ -275,13 +278,34 @@ class Stepper:
             self.stats.covered_tokens += sum(report.covered(emission.row, kept))
 
     def _learn(self) -> None:
-        """Lets the learners work in the last cycle; changed rows are drafted from the next one on."""
-        if self._vocabulary is None:
-            self._observer.learn()
+        """Lets the learners take in all cycles so far; changed rows are drafted from the next one on."""
+        self._go_on(self._learning)
+        self._learning = self._observer.learn()
+        self._go_on(self._learning)
+
+    def _learn_meanwhile(self) -> None:
+        """The same, as far as there is time while the device is busy."""
+        if not self._overlap:
+            self._learn()
             return
-        self._stopwatch.mark("vocabulary")
-        self.stats.vocabulary_rows_changed += self._observer.learn()
+        began = perf_counter()
+        if self._go_on(self._learning, until=began + self._spare.seconds):
+            self._learning = self._observer.learn()
+            self._go_on(self._learning, until=began + self._spare.seconds)
+        self._spare.used(perf_counter() - began)
+
+    def _go_on(self, parts: Iterator[int], until: float = math.inf) -> bool:
+        """Learns until then, one part at least; returns whether nothing is left."""
+        if self._vocabulary is not None:
+            self._stopwatch.mark("vocabulary")
+        rows = next(parts, None)
+        while rows is not None:
+            self.stats.vocabulary_rows_changed += rows
+            if perf_counter() > until:
+                break
+            rows = next(parts, None)
         self._stopwatch.mark("host")
+        return rows is None
 
     def _drop_cancelled(self) -> list[StepOutput]:
         """Ends cancelled requests wherever they are; running ones free their slot in this step."""

@@ -142,6 +142,10 @@ class DynamicVocabulary:
         if self._sources.statistical is not None:
             self._sources.statistical.adopt(successors)
 
+    def study(self) -> None:
+        if self._sources.statistical is not None:
+            self._sources.statistical.study()
+
     def apply(self) -> int:
         if self._emitted:
             self._watched.emitted(np.array(self._emitted, dtype=np.int64))

@@ -109,6 +109,9 @@ class NanoSpecVocabulary:
     def adopt(self, successors: SuccessorTables) -> None:
         pass
 
+    def study(self) -> None:
+        pass
+
     def apply(self) -> int:
         self._rows.tick()
         proposals = dict.fromkeys((Origin.CONTEXT, Origin.VERIFICATION, Origin.DRAFT), NOTHING)

@@ -132,3 +132,7 @@ class VocabularyPolicy(Protocol):
             Number of rows written.
         """
         ...
+
+    def study(self) -> None:
+        """Learns from one of the requests that have ended, which takes about as long as `apply`."""
+        ...

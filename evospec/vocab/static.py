@@ -79,5 +79,8 @@ class StaticVocabulary:
     def adopt(self, successors: SuccessorTables) -> None:
         pass
 
+    def study(self) -> None:
+        pass
+
     def apply(self) -> int:
         return 0

@@ -69,12 +69,14 @@ class StatisticalSource:
         for reading in self._readings.values():
             self._ask(reading.tenant, reading.tokens[-_RECENT:])
 
-    def propose(self) -> Proposals:
-        """What came after the tokens that were used since the last call; learns from one finished request
-        before that, which takes about as long as a cycle."""
+    def study(self) -> None:
+        """Learns from one finished request: all that end at once would hold decoding up."""
         if self._finished:
             reading = self._finished.popleft()
             self._own.of(reading.tenant).learn(reading.tokens)
+
+    def propose(self) -> Proposals:
+        """What came after the tokens that were used since the last call."""
         heads, self._heads = self._heads, {}
         found: list[Proposals] = []
         for tenant, used in heads.items():

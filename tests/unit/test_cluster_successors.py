@@ -184,6 +184,7 @@ def test_a_version_s_tables_replace_the_last_ones_and_leave_what_was_learned_her
     source = StatisticalSource(VOCAB, COMMON, LIMITS, tenants=2)
     source.admit(Request("own", (10, 40), tenant="a"))
     source.finish("own", learn=True)
+    source.study()
     source.adopt({A: table_of([10, 50])})
     assert proposed(source, "a").keys() == {40, 50}
     source.adopt({A: table_of([10, 60])})
@@ -198,7 +199,8 @@ def test_of_two_shares_the_larger_counts() -> None:
     for number, text in enumerate([(10, 50), (10, 51), (10, 51), (10, 51)]):
         source.admit(Request(str(number), text, tenant="a"))
         source.finish(str(number), learn=True)
-        source.propose()
+        source.study()
+    source.propose()
     alone = proposed(source, "a")
     source.adopt({A: table_of([10, 50], [10, 51])})
     both = proposed(source, "a")

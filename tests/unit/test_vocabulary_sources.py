@@ -109,6 +109,7 @@ def test_what_followed_is_proposed_to_the_same_tenant_only() -> None:
         source.admit(request)
         found = source.propose()
         source.finish(request.id, learn=request.trace)
+        source.study()
         return set(found.token_ids.tolist())
 
     assert proposed(Request("first", (10, 50, 51, 52), tenant="a")) == set()
