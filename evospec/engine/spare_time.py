@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 _CAUTION = 0.8  # of the time that the host had to wait, so much is taken in addition
-_RETREAT = 0.7  # what is left of the allowance after the device had to wait
+_RETREAT = 0.7  # of what was taken, so much is allowed after the device had to wait
 
 
 class SpareTime:
-    """Found by trial: grows while the host waits for the device, shrinks when it comes late.
+    """Found by trial: without bounds until the device first had to wait, shorter each time that it has to,
+    and longer again when the host waits.
 
     Attributes:
         seconds: the allowance of the next cycle.
@@ -16,7 +19,7 @@ class SpareTime:
     __slots__ = ("_used", "seconds")
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = math.inf
         self._used = 0.0
 
     def used(self, seconds: float) -> None:
@@ -26,6 +29,6 @@ class SpareTime:
     def waited(self, seconds: float, *, late: bool) -> None:
         """How long the host then waited for the cycle; `late`: it had ended before."""
         if late:
-            self.seconds *= _RETREAT
+            self.seconds = _RETREAT * min(self.seconds, self._used)
         else:
             self.seconds = max(self.seconds, self._used + _CAUTION * seconds)

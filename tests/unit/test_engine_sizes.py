@@ -16,6 +16,7 @@ from evospec.align.recorder import TraceRecorder
 from evospec.align.trace import Trace
 from evospec.config import AlignmentConfig, EngineConfig, SemanticConfig, VocabularyConfig
 from evospec.engine.engine import Engine
+from evospec.engine.host_copy import SentReport
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.runner import Runner
@@ -267,8 +268,12 @@ def test_bookkeeping_runs_while_the_device_works(target: Target, monkeypatch: py
     assert order == ["apply", "launch", "finish"] * 2
 
 
-def test_an_id_that_comes_back_at_once_is_learned_from_in_order(target: Target) -> None:
-    """What its first life taught waits when its second begins."""
+@pytest.mark.parametrize("late", [False, True])
+def test_an_id_that_comes_back_at_once_is_learned_from_in_order(
+    target: Target, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """What its first life taught waits when its second begins; a host that is late learns part by part."""
+    monkeypatch.setattr(SentReport, "late", property(lambda _: late))
     engine = engine_of(target, "chain", 4, ROUNDED)
     engine.admit(Request("long", (1, 2, 3), SamplingParams(max_tokens=100, ignore_eos=True)))
     prompts = [tuple(range(start, start + 20)) for start in (30, 90, 150)]
@@ -288,6 +293,21 @@ def test_an_id_that_comes_back_at_once_is_learned_from_in_order(target: Target) 
     for prompt, text in zip(prompts, texts, strict=True):
         assert [*prompt, *text] in recorded
     assert len(engine.take_points()) == 3  # a cancelled request leaves none
+
+
+def test_a_late_host_learns_of_every_token_all_the_same(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests(9)
+    usual = decode(engine_of(target, "chain", 4, ROUNDED), asked, 1, frozenset())
+    monkeypatch.setattr(SentReport, "late", property(lambda _: True))
+    late = decode(engine_of(target, "chain", 4, ROUNDED), asked, 1, frozenset())
+    assert late.texts == usual.texts
+
+    def learned(decoded: Decoded) -> list[list[int]]:
+        return sorted(trace.token_ids.tolist() for trace in decoded.traces)
+
+    assert learned(late) == learned(usual)
 
 
 def test_a_padded_head_never_drafts_padding(target: Target) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from evospec.engine.spare_time import SpareTime
@@ -9,14 +11,15 @@ from evospec.engine.spare_time import SpareTime
 
 def test_it_grows_by_what_the_host_waits_and_shrinks_when_it_is_late() -> None:
     spare = SpareTime()
-    spare.waited(0.010, late=False)
-    assert spare.seconds == pytest.approx(0.008)
+    spare.used(0.010)
+    spare.waited(0.002, late=False)
+    assert spare.seconds == math.inf
+    spare.used(0.010)
+    spare.waited(0.0, late=True)
+    assert spare.seconds == pytest.approx(0.007)
     spare.used(0.004)
     spare.waited(0.002, late=False)
-    assert spare.seconds == pytest.approx(0.008)  # less was made of it than there is
-    spare.used(0.008)
-    spare.waited(0.0, late=True)
-    assert spare.seconds == pytest.approx(0.0056)
+    assert spare.seconds == pytest.approx(0.007)  # less was made of it than there is
     spare.used(0.006)
-    spare.waited(0.001, late=False)
-    assert spare.seconds == pytest.approx(0.0068)
+    spare.waited(0.005, late=False)
+    assert spare.seconds == pytest.approx(0.010)
