@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import math
 
-_CAUTION = 0.8  # of the time that the host had to wait, so much is taken in addition
-_RETREAT = 0.7  # of what was taken, so much is allowed after the device had to wait
+_MOST = 0.005  # seconds that can be saved up
 
 
 class SpareTime:
-    """Found by trial: without bounds until the device first had to wait, shorter each time that it has to,
-    and longer again when the host waits.
+    """An account: what the host waits for the device is paid in, what it takes for itself is paid out.
+
+    Without bounds until the device first had to wait: where that never happens, nothing is counted.
 
     Attributes:
-        seconds: the allowance of the next cycle.
+        seconds: what may be taken now; below 0 it has to be earned first.
     """
 
-    __slots__ = ("_used", "seconds")
+    __slots__ = ("seconds",)
 
     def __init__(self) -> None:
         self.seconds = math.inf
-        self._used = 0.0
 
-    def used(self, seconds: float) -> None:
-        """What was made of the allowance in this cycle."""
-        self._used = seconds
+    def took(self, seconds: float) -> None:
+        self.seconds -= seconds
 
     def waited(self, seconds: float, *, late: bool) -> None:
-        """How long the host then waited for the cycle; `late`: it had ended before."""
+        """How long the host waited for a cycle; `late`: it had ended before."""
         if late:
-            self.seconds = _RETREAT * min(self.seconds, self._used)
+            self.seconds = min(self.seconds, 0.0)
         else:
-            self.seconds = max(self.seconds, self._used + _CAUTION * seconds)
+            self.seconds = min(self.seconds + seconds, max(self.seconds, _MOST))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from time import perf_counter
 
@@ -28,6 +27,7 @@ from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
 _SHORTEST = 64  # prompt tokens that take as long as fewer
+_LATEST = 4  # cycles without learning, at most
 
 
 class Stepper:
@@ -84,6 +84,7 @@ class Stepper:
         self._landed_at = 0.0
         self._spare = SpareTime()
         self._learning: Iterator[int] = iter(())  # what is under way, part by part
+        self._unlearned = 0  # cycles since the last part
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
@@ -279,33 +280,36 @@ class Stepper:
 
     def _learn(self) -> None:
         """Lets the learners take in all cycles so far; changed rows are drafted from the next one on."""
-        self._go_on(self._learning)
+        while self._go_on():
+            pass
         self._learning = self._observer.learn()
-        self._go_on(self._learning)
+        while self._go_on():
+            pass
 
     def _learn_meanwhile(self) -> None:
-        """The same, as far as there is time while the device is busy."""
+        """The same, as far as there is time while the device is busy; a part now and then in any case."""
         if not self._overlap:
             self._learn()
             return
-        began = perf_counter()
-        if self._go_on(self._learning, until=began + self._spare.seconds):
-            self._learning = self._observer.learn()
-            self._go_on(self._learning, until=began + self._spare.seconds)
-        self._spare.used(perf_counter() - began)
+        self._unlearned += 1
+        began_anew = False
+        while self._spare.seconds > 0 or self._unlearned >= _LATEST:
+            self._unlearned = 0
+            began = perf_counter()
+            if not self._go_on():
+                if began_anew:
+                    return
+                self._learning, began_anew = self._observer.learn(), True
+            self._spare.took(perf_counter() - began)
 
-    def _go_on(self, parts: Iterator[int], until: float = math.inf) -> bool:
-        """Learns until then, one part at least; returns whether nothing is left."""
+    def _go_on(self) -> bool:
+        """Learns for one part; returns whether there was one."""
         if self._vocabulary is not None:
             self._stopwatch.mark("vocabulary")
-        rows = next(parts, None)
-        while rows is not None:
-            self.stats.vocabulary_rows_changed += rows
-            if perf_counter() > until:
-                break
-            rows = next(parts, None)
+        rows = next(self._learning, None)
+        self.stats.vocabulary_rows_changed += rows or 0
         self._stopwatch.mark("host")
-        return rows is None
+        return rows is not None
 
     def _drop_cancelled(self) -> list[StepOutput]:
         """Ends cancelled requests wherever they are; running ones free their slot in this step."""
