@@ -100,7 +100,7 @@ def train(
     ] = 0.8,
     unreached: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Weight of draft steps that follow a wrong one.")
-    ] = 1.0,
+    ] = 0.3,
     weight_decay: Annotated[float, typer.Option(min=0.0, help="Of AdamW.")] = 0.01,
     random_start: Annotated[
         bool,

@@ -41,7 +41,7 @@ class TrainingPlan:
     warm_start: bool = True
     steps: int = 5
     step_decay: float = 0.8
-    unreached: float = 1.0
+    unreached: float = 0.3
     focus: float = 0.0
     tokens_per_batch: int = 16_384
     logit_tokens: int = 4_096
