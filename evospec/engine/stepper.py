@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from time import perf_counter
 
 from evospec.config import EngineConfig
 from evospec.engine.controller import Controller
 from evospec.engine.flight import Flight, overlaps
 from evospec.engine.host_copy import fetch
+from evospec.engine.learning import Learning
 from evospec.engine.observer import Emission, Learners, Observer
 from evospec.engine.plan import plans_of
 from evospec.engine.prefix import PrefixIndex
@@ -18,7 +18,6 @@ from evospec.engine.runner import Runner
 from evospec.engine.scheduler import Scheduler
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import RunnerSettings
-from evospec.engine.spare_time import SpareTime
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats
 from evospec.models.drafter import Drafter
@@ -27,7 +26,6 @@ from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
 
 _SHORTEST = 64  # prompt tokens that take as long as fewer
-_LATEST = 4  # cycles without learning, at most
 
 
 class Stepper:
@@ -74,17 +72,16 @@ class Stepper:
         self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
         self._observer = Observer(target, learners, self.runner.slots.contexts)
+        self._learning = Learning(
+            self._observer, self.stats, "host" if self._vocabulary is None else "vocabulary"
+        )
         self._controller = Controller(plans)
         self._prefixes = PrefixIndex(config.max_batch)
-        self._stopwatch: Stopwatch = NO_STOPWATCH
         self._overlaps = overlaps(config, target.device)
         self._overlap = self._overlaps
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
-        self._spare = SpareTime()
-        self._learning: Iterator[int] = iter(())  # what is under way, part by part
-        self._unlearned = 0  # cycles since the last part
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
@@ -94,7 +91,7 @@ class Stepper:
         self.settle()
         # A stopwatch waits for each cycle, to tell its parts from the next one's.
         self._overlap = self._overlaps and stopwatch is NO_STOPWATCH
-        self._stopwatch = stopwatch
+        self._learning.stopwatch = stopwatch
         self.runner.watch(stopwatch)
 
     def prepare(self, longest: int) -> None:
@@ -118,7 +115,7 @@ class Stepper:
             self._retire()
             self.stats.adapter_version = self._adapter_version
         if not self.scheduler.running:
-            self._learn()
+            self._learning.catch_up()
         self.update_gauges()
         if self._recorder is not None:
             self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
@@ -128,12 +125,12 @@ class Stepper:
         """Lets the cycle under way end, if there is one; the next step returns what it emitted."""
         flight, self._flight = self._flight, None
         if flight is not None and flight.wanted:
-            self._learn()  # from the one before it
+            self._learning.catch_up()  # from the one before it
             self._outputs += self._land(flight)
 
     def adapted(self, version: int) -> None:
         """The drafter's weights have changed, behind the cycle under way: that one is of the last version."""
-        self._learn()  # traces say which version drafted
+        self._learning.catch_up()  # traces say which version drafted
         self.runner.refresh()
         self.stats.adapter_swaps += 1
         self._adapter_version = version
@@ -159,7 +156,7 @@ class Stepper:
         """Processes prompts for as many tokens as one chunk has: several when they are short."""
         if not self.scheduler.can_prefill:
             return []
-        self._learn()  # the last cycle comes before what is reported here
+        self._learning.catch_up()  # the last cycle comes before what is reported here
         began = perf_counter()
         outputs: list[StepOutput] = []
         room = self._prefill_chunk
@@ -187,7 +184,7 @@ class Stepper:
         fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
         self._observer.note(prompted.report, [emission], fetched)
         if not self._overlap:  # else the device would wait, for longer than the first draft gains
-            self._learn()
+            self._learning.catch_up()
         return [_output(emission, prompted.report)]
 
     def _reuse_prefix(self, state: RequestState) -> None:
@@ -210,8 +207,12 @@ class Stepper:
             if not self.scheduler.running:
                 return []
             flight = self._launch(None)
-        self._learn_meanwhile()  # from the last cycle, while the device is busy with this one
-        if self._overlap and flight.lasting:
+        # The last cycle is learned from while the device is busy with this one.
+        if not self._overlap:
+            self._learning.catch_up()
+            return self._land(flight)
+        self._learning.meanwhile()
+        if flight.lasting:
             self._flight = self._launch(flight)
         return self._land(flight)
 
@@ -235,7 +236,7 @@ class Stepper:
         self.stats.adapter_version = flight.adapter_version
         arrived, late = perf_counter(), flight.outcome.report.late
         report = self.runner.finish(flight.step, flight.outcome, flight.states)
-        self._spare.waited(perf_counter() - arrived, late=late)
+        self._learning.spare.waited(perf_counter() - arrived, late=late)
         # One that ended while this was under way is in it still, but emits no more.
         live = [(row, state) for row, state in enumerate(flight.states) if state.running]
         emissions = [
@@ -278,45 +279,12 @@ class Stepper:
             self.stats.coverable_tokens += kept
             self.stats.covered_tokens += sum(report.covered(emission.row, kept))
 
-    def _learn(self) -> None:
-        """Lets the learners take in all cycles so far; changed rows are drafted from the next one on."""
-        while self._go_on():
-            pass
-        self._learning = self._observer.learn()
-        while self._go_on():
-            pass
-
-    def _learn_meanwhile(self) -> None:
-        """The same, as far as there is time while the device is busy; a part now and then in any case."""
-        if not self._overlap:
-            self._learn()
-            return
-        self._unlearned += 1
-        began_anew = False
-        while self._spare.seconds > 0 or self._unlearned >= _LATEST:
-            self._unlearned = 0
-            began = perf_counter()
-            if not self._go_on():
-                if began_anew:
-                    return
-                self._learning, began_anew = self._observer.learn(), True
-            self._spare.took(perf_counter() - began)
-
-    def _go_on(self) -> bool:
-        """Learns for one part; returns whether there was one."""
-        if self._vocabulary is not None:
-            self._stopwatch.mark("vocabulary")
-        rows = next(self._learning, None)
-        self.stats.vocabulary_rows_changed += rows or 0
-        self._stopwatch.mark("host")
-        return rows is not None
-
     def _drop_cancelled(self) -> list[StepOutput]:
         """Ends cancelled requests wherever they are; running ones free their slot in this step."""
         gone = self.scheduler.drop_cancelled()
         if not gone:
             return []
-        self._learn()
+        self._learning.catch_up()
         for state in gone:
             self._observer.finish(state)
         self.stats.requests_cancelled += len(gone)
