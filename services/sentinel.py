@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -12,7 +12,7 @@ from redis.connection import parse_url
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from services.urls import host_and_port
+from services.urls import HostsUrl, host_and_port
 
 SCHEMES = ("redis+sentinel", "rediss+sentinel")
 DEFAULT_PORT = 26379
@@ -37,16 +37,16 @@ class SentinelUrl:
     @classmethod
     def parse(cls, url: str) -> SentinelUrl:
         """Raises ValueError, with the reason, for anything of another form."""
-        parts = urlsplit(url)
-        login, at, netloc = parts.netloc.rpartition("@")
-        hosts = tuple(_address(part) for part in netloc.split(","))
+        parts = HostsUrl.split(url)
+        hosts = tuple(_address(part) for part in parts.hosts)
         service, _, database = parts.path.removeprefix("/").partition("/")
         if not service:
             raise ValueError("it names no service")
         if database and not database.isdecimal():
             raise ValueError(f"database {database!r} is no number")
         # redis-py reads the rest, as of any other URL of its own.
-        rest = parse_url(f"redis://{login}{at}host/{database or 0}?{parts.query}")
+        login = f"{parts.login}@" if parts.login else ""
+        rest = parse_url(f"redis://{login}host/{database or 0}?{parts.query}")
         options = {name: value for name, value in rest.items() if name not in ("host", "port")}
         return cls(hosts, unquote(service), parts.scheme == "rediss+sentinel", options)
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from evospec.engine.observer import Observer
 from evospec.engine.spare_time import SpareTime
 from evospec.engine.stats import EngineStats
-from evospec.stopwatch import NO_STOPWATCH, CyclePart, Stopwatch
+from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
 
@@ -16,20 +16,16 @@ _LATEST = 4  # cycles without learning, at most
 class Learning:
     """Lets an observer work.
 
-    Args:
-        part: what a stopwatch calls it.
-
     Attributes:
-        stopwatch: shown what learning takes.
+        stopwatch: shown what learning takes; no cycle overlaps the next while one watches.
         spare: what the host may take beside the device.
     """
 
-    __slots__ = ("_observer", "_part", "_parts", "_stats", "_unlearned", "spare", "stopwatch")
+    __slots__ = ("_observer", "_parts", "_stats", "_unlearned", "spare", "stopwatch")
 
-    def __init__(self, observer: Observer, stats: EngineStats, part: CyclePart) -> None:
+    def __init__(self, observer: Observer, stats: EngineStats) -> None:
         self._observer = observer
         self._stats = stats
-        self._part = part
         self._parts: Iterator[int] = iter(())  # what is under way
         self._unlearned = 0  # cycles since the last part
         self.spare = SpareTime()
@@ -37,11 +33,13 @@ class Learning:
 
     def catch_up(self) -> None:
         """Takes in all cycles so far; changed rows are drafted from the next one on."""
+        self.stopwatch.mark("vocabulary")
         while self._go_on():
             pass
         self._parts = self._observer.learn()
         while self._go_on():
             pass
+        self.stopwatch.mark("host")
 
     def meanwhile(self) -> None:
         """The same, as far as there is time while the device is busy; a part now and then in any case."""
@@ -58,8 +56,6 @@ class Learning:
 
     def _go_on(self) -> bool:
         """Learns for one part; returns whether there was one."""
-        self.stopwatch.mark(self._part)
         rows = next(self._parts, None)
         self._stats.vocabulary_rows_changed += rows or 0
-        self.stopwatch.mark("host")
         return rows is not None

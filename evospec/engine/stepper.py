@@ -72,9 +72,7 @@ class Stepper:
         self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
         self._observer = Observer(target, learners, self.runner.slots.contexts)
-        self._learning = Learning(
-            self._observer, self.stats, "host" if self._vocabulary is None else "vocabulary"
-        )
+        self._learning = Learning(self._observer, self.stats)
         self._controller = Controller(plans)
         self._prefixes = PrefixIndex(config.max_batch)
         self._overlaps = overlaps(config, target.device)
@@ -91,7 +89,8 @@ class Stepper:
         self.settle()
         # A stopwatch waits for each cycle, to tell its parts from the next one's.
         self._overlap = self._overlaps and stopwatch is NO_STOPWATCH
-        self._learning.stopwatch = stopwatch
+        if self._vocabulary is not None:
+            self._learning.stopwatch = stopwatch
         self.runner.watch(stopwatch)
 
     def prepare(self, longest: int) -> None:
