@@ -178,6 +178,12 @@ class AlignmentConfig(Section):
     enabled: bool = True
     trace_top_k: int = Field(16, ge=1, le=128, description="Target tokens with log-probability per position.")
     trace_positions: int = Field(128, ge=8, le=4096, description="Positions per trace at most.")
+    trace_past: int = Field(
+        2048,
+        ge=0,
+        description="Positions before a trace, the latest, for which it brings what the drafter's cache "
+        "holds: that is what drafts were made from. 0 leaves it out.",
+    )
     trace_buffer_mb: float = Field(16.0, gt=0, description="Unsent traces a replica may hold.")
     replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
     replay_clusters: int = Field(
@@ -232,6 +238,11 @@ class AlignmentConfig(Section):
         description="Share of positions that a curriculum takes beyond those that the drafter gets right.",
     )
     learning_rate: float = Field(2e-4, gt=0)
+    warmup_steps: int = Field(
+        20,
+        ge=1,
+        description="Steps in which the learning rate rises to its value, begun with new moments.",
+    )
     weight_decay: float = Field(
         0.1,
         ge=0,

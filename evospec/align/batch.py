@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evospec.align.trace import Trace
+from evospec.align.trace import Trace, floats_of
+from evospec.models.past import Past
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class TraceBatch:
         scored: bool [rows, width]; position i predicts a generated token. False on padding.
         wrong: bool [rows, width]; scored, and the draft token checked there was the first one rejected.
         widths: unpadded width of each row.
+        starts: position of each row's first token in its request, int64 [rows].
+        past: what the drafter had before these; None when no row has any.
     """
 
     token_ids: Tensor
@@ -33,6 +36,8 @@ class TraceBatch:
     scored: Tensor
     wrong: Tensor
     widths: tuple[int, ...]
+    starts: Tensor
+    past: Past | None = None
 
     @property
     def width(self) -> int:
@@ -62,6 +67,8 @@ def collate(traces: Sequence[Trace], device: torch.device) -> TraceBatch:
         scored=_stack([trace.generated for trace in traces], width).to(device),
         wrong=_stack([rejected(trace) for trace in traces], width).to(device),
         widths=tuple(trace.width for trace in traces),
+        starts=torch.tensor([trace.start for trace in traces], device=device),
+        past=_past(traces, device),
     )
 
 
@@ -69,6 +76,16 @@ def rejected(trace: Trace) -> np.ndarray:
     """Positions whose token replaced a draft token, bool [width]: the first rejection of each cycle."""
     wrong: np.ndarray = trace.generated & (trace.draft_position >= 0) & ~trace.accepted
     return wrong
+
+
+def _past(traces: Sequence[Trace], device: torch.device) -> Past | None:
+    if not any(trace.past_pairs for trace in traces):
+        return None
+    longest = max(trace.past_pairs for trace in traces)
+    pairs = _stack([floats_of(trace.past).transpose(2, 0, 1, 3) for trace in traces], longest)
+    keys, values = pairs.to(device).permute(2, 0, 3, 1, 4)  # [rows, kv_heads, pairs, head_dim] each
+    seen = _stack([np.ones(trace.past_pairs, dtype=np.bool_) for trace in traces], longest)
+    return Past(keys, values, seen.to(device))
 
 
 def _stack(arrays: Sequence[np.ndarray], length: int) -> Tensor:

@@ -102,5 +102,9 @@ def trace_limits(config: AlignmentConfig, drafter: Drafter, fingerprints: Finger
         feature_size=shape.feature_size,
         top_k=min(config.trace_top_k, shape.vocab_size),
         max_positions=config.trace_positions,
+        kv_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        max_past=config.trace_past,
+        max_length=shape.max_positions,
         fingerprints=fingerprints,
     )

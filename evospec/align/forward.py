@@ -10,7 +10,7 @@ from torch.func import functional_call
 from evospec.align.batch import TraceBatch
 from evospec.models.drafter import Drafter
 from evospec.models.tables import TokenTables
-from evospec.models.unroll import unroll
+from evospec.models.unroll import Place, unroll
 
 
 class _Unroller(nn.Module):
@@ -20,8 +20,8 @@ class _Unroller(nn.Module):
         super().__init__()
         self.drafter = drafter
 
-    def forward(self, features: Tensor, embeddings: Tensor, steps: int) -> list[Tensor]:
-        return list(unroll(self.drafter, features, embeddings, steps))
+    def forward(self, features: Tensor, embeddings: Tensor, steps: int, place: Place) -> list[Tensor]:
+        return list(unroll(self.drafter, features, embeddings, steps, place=place))
 
 
 def draft_states(
@@ -29,7 +29,8 @@ def draft_states(
 ) -> list[Tensor]:
     """Normed hidden states of each draft step from every position of a batch.
 
-    Rotary positions count from each window's start: only differences enter attention.
+    Windows lie where their traces begin, behind what the drafter had for earlier positions then: that is
+    not computed anew, though other weights would give other keys.
 
     Args:
         weights: replace the drafter's own, by parameter name; the others stay.
@@ -41,6 +42,8 @@ def draft_states(
     embeddings = tables.embed(batch.drafter_tokens(steps)).to(dtype)  # [rows, width + steps - 1, hidden]
     replaced = {f"drafter.{name}": weight for name, weight in weights.items()}
     states: list[Tensor] = functional_call(
-        _Unroller(drafter), replaced, (batch.features.to(dtype), embeddings, steps)
+        _Unroller(drafter),
+        replaced,
+        (batch.features.to(dtype), embeddings, steps, Place(batch.starts, batch.past)),
     )
     return states

@@ -13,7 +13,7 @@ from torch import Tensor
 from evospec.align.int8_features import quantised
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import finite_bfloat16
-from evospec.align.window import Cycle, Provenance, Stamp, TraceWindow, WindowLayout
+from evospec.align.window import Cycle, Provenance, RequestPast, Stamp, TraceWindow, WindowClock, WindowLayout
 from evospec.config import AlignmentConfig
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
@@ -63,6 +63,15 @@ class TraceRecorder:
         return self._config.trace_positions // 4
 
     @property
+    def past(self) -> int:
+        """Positions before a window that it brings the drafter's keys and values of, at most."""
+        return self._config.trace_past
+
+    def clock(self) -> WindowClock:
+        """Tells when windows of this recorder fill up."""
+        return WindowClock(self._config.trace_positions, self.context)
+
+    @property
     def outbox_bytes(self) -> int:
         return self._outbox_bytes
 
@@ -71,7 +80,9 @@ class TraceRecorder:
         self._stamp = Stamp(adapter_version, vocabulary_epoch)
 
     @torch.inference_mode()
-    def prompt(self, request_id: str, token_ids: Sequence[int], features: Tensor, tenant: str) -> None:
+    def prompt(
+        self, request_id: str, token_ids: Sequence[int], features: Tensor, past: RequestPast, tenant: str
+    ) -> None:
         """Opens a request once its prompt is prefilled.
 
         Args:
@@ -79,6 +90,7 @@ class TraceRecorder:
             features: of the n prompt positions before the very last [n, taps * hidden], n >= 0;
                 more than `context` are ignored. The very last position comes with the first
                 `emitted` call, together with what it predicted.
+            past: what the drafter has for the positions before those.
         """
         known = len(token_ids) - 1
         context = min(features.shape[0], self.context)
@@ -88,6 +100,7 @@ class TraceRecorder:
             start=known - context,
             tokens=list(token_ids[known - context :]),
             features=features[features.shape[0] - context :],
+            past=past,
             stamp=self._stamp,
         )
 
@@ -102,6 +115,7 @@ class TraceRecorder:
         drafted: int,
         accepted: int,
         missed: np.ndarray,
+        past: RequestPast | None = None,
     ) -> None:
         """Adds the m tokens that one cycle emitted for a request.
 
@@ -116,9 +130,11 @@ class TraceRecorder:
             drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
             accepted: how many of them the target accepted; m may end before that.
             missed: whether token i was outside the active rows, bool [m].
+            past: what the drafter has for earlier positions; needed where a window fills up, see
+                `WindowClock`.
 
         Raises:
-            ValueError: the counts disagree.
+            ValueError: the counts disagree, or the past is missing.
         """
         window = self._open.get(request_id)
         if window is None:
@@ -137,8 +153,10 @@ class TraceRecorder:
             window.append(cycle, first, last)
             first = last
             if not window.room:
+                if past is None:
+                    raise ValueError(f"request {request_id}: a window is full, and no past for the next")
                 self._complete(window)
-                window = window.successor(self.context, self._stamp)
+                window = window.successor(self.context, past, self._stamp)
                 self._open[request_id] = window
 
     @torch.inference_mode()
@@ -164,7 +182,8 @@ class TraceRecorder:
 
     def _complete(self, window: TraceWindow) -> None:
         trace = window.to_trace(self._fingerprints)
-        if not finite_bfloat16(trace.features) or np.isnan(trace.top_logprobs).any():
+        finite = finite_bfloat16(trace.features) and finite_bfloat16(trace.past)
+        if not finite or np.isnan(trace.top_logprobs).any():
             self.counts.nonfinite += 1
             return
         if self._config.trace_features == "int8":

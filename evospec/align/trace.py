@@ -13,7 +13,7 @@ import numpy as np
 
 from evospec.wire import Fingerprints
 
-TRACE_SCHEMA = 2
+TRACE_SCHEMA = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +40,9 @@ class Trace:
             checked in (0 first), -1 when it was not drafted (bonus, or first token).
         accepted: bool [width]; whether the draft token at that place was accepted.
         missed: bool [width]; token i + 1 was not in the active vocabulary.
+        past: keys, rotated, and values of the drafter at positions before `start`, the latest of those that
+            it had when the window was opened, bfloat16 bit patterns as uint16 [2, kv_heads, pairs,
+            head_dim]. The window alone is not what drafts were made from.
         feature_scales: of int8 features, what each feature is multiplied by, float32 [taps * hidden];
             none [0] of bfloat16 ones.
     """
@@ -58,6 +61,7 @@ class Trace:
     draft_position: np.ndarray
     accepted: np.ndarray
     missed: np.ndarray
+    past: np.ndarray
     feature_scales: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
@@ -73,9 +77,11 @@ class Trace:
         if self.is_quantised:
             numbers: np.ndarray = self.features * self.feature_scales
             return numbers
-        # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
-        floats: np.ndarray = (self.features.astype(np.uint32) << 16).view(np.float32)
-        return floats
+        return floats_of(self.features)
+
+    @property
+    def past_pairs(self) -> int:
+        return int(self.past.shape[2])
 
     @property
     def first_new(self) -> int:
@@ -97,6 +103,14 @@ class Trace:
                 self.draft_position,
                 self.accepted,
                 self.missed,
+                self.past,
                 self.feature_scales,
             )
         )
+
+
+def floats_of(bits: np.ndarray) -> np.ndarray:
+    """What bfloat16 bit patterns, uint16, stand for, float32 of the same shape."""
+    # bfloat16 is the upper half of float32: numpy has no bfloat16, so the bits are moved here.
+    floats: np.ndarray = (bits.astype(np.uint32) << 16).view(np.float32)
+    return floats

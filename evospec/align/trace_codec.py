@@ -41,6 +41,7 @@ _DTYPES: Mapping[str, np.dtype] = {
     "draft_position": _INT8,
     "accepted": _BOOL,
     "missed": _BOOL,
+    "past": _UINT16,
     "feature_scales": _FLOAT32,
 }
 _LARGEST_SCALE = float(np.finfo(np.float32).max) / 128  # no int8 feature overflows
@@ -59,6 +60,9 @@ class TraceLimits:
         feature_size: taps * hidden of the drafter.
         top_k: target tokens per position, exactly.
         max_positions: widest window.
+        kv_heads, head_dim: of the drafter's attention.
+        max_past: most pairs before a window.
+        max_length: positions of the drafter, which a window ends within.
         fingerprints: target, drafter and tokenizer it must come from.
     """
 
@@ -66,13 +70,23 @@ class TraceLimits:
     feature_size: int
     top_k: int
     max_positions: int
+    kv_heads: int
+    head_dim: int
+    max_past: int
+    max_length: int
     fingerprints: Fingerprints
 
     @property
     def max_bytes(self) -> int:
         """Length of the largest valid blob, rounded up."""
-        forms = (_forms(self.max_positions, self, scaled) for scaled in (False, True))
+        widest, longest = self.max_positions, self.max_past
+        forms = (_forms(widest, longest, self, scaled) for scaled in (False, True))
         return max(sum(form.nbytes for form in each.values()) for each in forms) + _OVERHEAD
+
+    @property
+    def pair_bytes(self) -> int:
+        """Of a pair's key and value."""
+        return 2 * self.kv_heads * self.head_dim * _UINT16.itemsize
 
 
 def encode(trace: Trace) -> bytes:
@@ -110,7 +124,7 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
         raise WireError("trace is not a map of this schema's fields")
     width = _width(fields["generated"])
     # Features without scales are bfloat16, whatever they are: what they can't be is refused.
-    forms = _forms(width, limits, scaled=bool(fields["feature_scales"]))
+    forms = _forms(width, _past(fields["past"], limits), limits, scaled=bool(fields["feature_scales"]))
     arrays = {name: _array(name, fields[name], form) for name, form in forms.items()}
     trace = Trace(
         fingerprints=_fingerprints(fields["fingerprints"]),
@@ -127,6 +141,7 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
         draft_position=arrays["draft_position"],
         accepted=arrays["accepted"],
         missed=arrays["missed"],
+        past=arrays["past"],
         feature_scales=arrays["feature_scales"],
     )
     check(trace, limits)
@@ -141,7 +156,16 @@ def check(trace: Trace, limits: TraceLimits) -> None:
         )
     if not 1 <= trace.width <= limits.max_positions:
         raise WireError(f"trace has {trace.width} positions, 1 to {limits.max_positions} are taken")
-    forms = _forms(trace.width, limits, trace.is_quantised)
+    if trace.past_pairs > min(limits.max_past, trace.start):
+        raise WireError(
+            f"trace: past has {trace.past_pairs} pairs, before position {trace.start} at most "
+            f"{min(limits.max_past, trace.start)} are taken"
+        )
+    if trace.start + trace.width > limits.max_length:
+        raise WireError(
+            f"trace ends at position {trace.start + trace.width}, the drafter has {limits.max_length}"
+        )
+    forms = _forms(trace.width, trace.past_pairs, limits, trace.is_quantised)
     for name, array in _arrays(trace).items():
         form = forms[name]
         if array.dtype != form.dtype or array.shape != form.shape:
@@ -157,6 +181,8 @@ def check(trace: Trace, limits: TraceLimits) -> None:
             raise WireError("trace: feature_scales hold NaN, or what is negative or too large")
     elif not finite_bfloat16(trace.features):
         raise WireError("trace: features hold NaN or infinity")
+    if not finite_bfloat16(trace.past):
+        raise WireError("trace: past holds NaN or infinity")
     _check_targets(trace)
     if trace.draft_position.min() < -1 or (trace.accepted & (trace.draft_position < 0)).any():
         raise WireError("trace: an accepted token has no place in a draft")
@@ -191,6 +217,7 @@ def _arrays(trace: Trace) -> dict[str, np.ndarray]:
         "draft_position": trace.draft_position,
         "accepted": trace.accepted,
         "missed": trace.missed,
+        "past": trace.past,
         "feature_scales": trace.feature_scales,
     }
 
@@ -212,7 +239,7 @@ def _dtypes(scaled: bool) -> dict[str, np.dtype]:
     return {**_DTYPES, "features": _INT8 if scaled else _UINT16}
 
 
-def _forms(width: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
+def _forms(width: int, past: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
     shapes: dict[str, tuple[int, ...]] = {
         "token_ids": (width + 1,),
         "features": (width, limits.feature_size),
@@ -222,6 +249,7 @@ def _forms(width: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
         "draft_position": (width,),
         "accepted": (width,),
         "missed": (width,),
+        "past": (2, limits.kv_heads, past, limits.head_dim),
         "feature_scales": (limits.feature_size if scaled else 0,),
     }
     dtypes = _dtypes(scaled)
@@ -262,6 +290,11 @@ def _width(generated: object) -> int:
     if not isinstance(generated, bytes):
         raise WireError(f"trace: generated is {type(generated).__name__}, expected bytes")
     return len(generated)
+
+
+def _past(data: object, limits: TraceLimits) -> int:
+    """Pairs that the bytes are of; what is no whole number of them is refused with all other shapes."""
+    return len(data) // limits.pair_bytes if isinstance(data, bytes) else 0
 
 
 def _array(name: str, data: object, form: _Form) -> np.ndarray:

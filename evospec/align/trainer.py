@@ -181,6 +181,7 @@ class AlignmentTrainer:
         """
         started = time.perf_counter()
         self.cadence.stepped()
+        self._warm_up()
         traces = self.replay.sample(self._config.batch_traces)
         if not traces:
             raise RuntimeError("no training traces: call step only when ready")
@@ -191,7 +192,7 @@ class AlignmentTrainer:
         norm = clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
         applied = math.isfinite(value) and math.isfinite(norm)
         if applied:
-            self._adaptation.pull(self._config.learning_rate * self._config.weight_decay)
+            self._adaptation.pull(self._learning_rate * self._config.weight_decay)
             self._optimizer.step()
             self._candidate = None
             self.counts.steps += 1
@@ -312,6 +313,19 @@ class AlignmentTrainer:
             return torch.arange(len(head), device=head.device), head.float()
         candidates = candidate_ids(self._core_ids, batch)
         return candidates, head[candidates].float()
+
+    @property
+    def _learning_rate(self) -> float:
+        """Of the next step."""
+        rate: float = self._optimizer.param_groups[0]["lr"]
+        return rate
+
+    def _warm_up(self) -> None:
+        """Adam's first steps move every number as far as its rate lets it, whatever little it knows yet."""
+        first = next(iter(self._parameters.values()))
+        made = int(self._optimizer.state[first]["step"]) if first in self._optimizer.state else 0
+        share = min((made + 1) / self._config.warmup_steps, 1.0)
+        self._optimizer.param_groups[0]["lr"] = share * self._config.learning_rate
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         return torch.optim.AdamW(self._parameters.values(), lr=self._config.learning_rate, weight_decay=0.0)

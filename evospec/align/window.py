@@ -25,6 +25,23 @@ class WindowLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestPast:
+    """Keys and values that the drafter had for consecutive positions of a request.
+
+    Attributes:
+        first: position of the first of them.
+        pairs: bfloat16 [2, kv_heads, positions, head_dim].
+    """
+
+    first: int
+    pairs: Tensor
+
+    def before(self, position: int) -> Tensor:
+        """Those of lower positions."""
+        return self.pairs[:, :, : max(position - self.first, 0)]
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Whose request a window belongs to: the tenant's key, and tokens of the prompt."""
 
@@ -64,6 +81,7 @@ class TraceWindow:
         "filled",
         "layout",
         "missed",
+        "past",
         "provenance",
         "stamp",
         "start",
@@ -79,6 +97,7 @@ class TraceWindow:
         start: int,
         tokens: list[int],
         features: Tensor,
+        past: RequestPast,
         stamp: Stamp,
     ) -> None:
         """`features` [context, taps * hidden] belong to all of `tokens` but the last."""
@@ -87,6 +106,7 @@ class TraceWindow:
         self.provenance = provenance
         self.start = start
         self.tokens = tokens
+        self.past = past.before(start)
         self.stamp = stamp
         self.context = self.filled = len(tokens) - 1
         self.features = torch.zeros(
@@ -122,7 +142,7 @@ class TraceWindow:
         self.missed[rows] = cycle.missed[part]
         self.filled = rows.stop
 
-    def successor(self, context: int, stamp: Stamp) -> TraceWindow:
+    def successor(self, context: int, past: RequestPast, stamp: Stamp) -> TraceWindow:
         """The next window of the request; the last `context` positions are repeated unscored."""
         return TraceWindow(
             self.layout,
@@ -130,13 +150,13 @@ class TraceWindow:
             start=self.start + self.filled - context,
             tokens=self.tokens[-(context + 1) :],
             features=self.features[self.filled - context : self.filled],
+            past=past,
             stamp=stamp,
         )
 
     def to_trace(self, fingerprints: Fingerprints) -> Trace:
         """Copies the filled part out, so that a trace owns no more than its bytes."""
         filled = self.filled
-        bits = self.features[:filled].view(torch.int16).to("cpu", copy=True).numpy()
         return Trace(
             fingerprints=fingerprints,
             adapter_version=self.stamp.adapter_version,
@@ -145,11 +165,56 @@ class TraceWindow:
             prompt_length=self.provenance.prompt_length,
             start=self.start,
             token_ids=np.asarray(self.tokens, dtype=np.int32),
-            features=bits.view(np.uint16),
+            features=_bits(self.features[:filled]),
             top_ids=self.top_ids[:filled].copy(),
             top_logprobs=self.top_logprobs[:filled].copy(),
             generated=np.arange(filled) >= self.context,
             draft_position=self.draft_position[:filled].copy(),
             accepted=self.accepted[:filled].copy(),
             missed=self.missed[:filled].copy(),
+            past=_bits(self.past),
         )
+
+
+def _bits(numbers: Tensor) -> np.ndarray:
+    """A copy of bfloat16 numbers as bit patterns, uint16."""
+    bits: np.ndarray = numbers.contiguous().view(torch.int16).to("cpu", copy=True).numpy().view(np.uint16)
+    return bits
+
+
+class WindowClock:
+    """Says which windows fill up as tokens are emitted, before a recorder gets to see them: what the
+    drafter's cache holds has to be fetched at once, while learning may wait.
+
+    Args:
+        positions: of a window.
+        context: of these, repeated from the window before.
+    """
+
+    __slots__ = ("_context", "_positions", "_room")
+
+    def __init__(self, positions: int, context: int) -> None:
+        self._positions, self._context = positions, context
+        self._room: dict[str, int] = {}
+
+    def open(self, request_id: str, context: int) -> int:
+        """A request's first window begins with so many positions of its prompt, or with `context` of them
+        if they are more; returns how many."""
+        context = min(context, self._context)
+        self._room[request_id] = self._positions - context
+        return context
+
+    def emitted(self, request_id: str, tokens: int) -> bool:
+        """Whether a window fills up with so many tokens; never for a request that was not opened."""
+        room = self._room.get(request_id)
+        if room is None:
+            return False
+        left = room - tokens
+        full = left <= 0
+        while left <= 0:
+            left += self._positions - self._context
+        self._room[request_id] = left
+        return full
+
+    def finish(self, request_id: str) -> None:
+        self._room.pop(request_id, None)

@@ -26,6 +26,7 @@ from evospec.models.tables import TokenTables
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
 
+PAST = 512  # positions before each trace, if its config lets it bring so many
 _TAPS = (0, 1, 2)
 _POLICY = "full"  # nothing is decoded
 _NAMES = Fingerprints(target="random", drafter="random", tokenizer="random")
@@ -141,13 +142,13 @@ def random_drafter(shape: Shape, positions: int, device: torch.device) -> Drafte
 
 
 def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
-    """Windows as wide as the arm's config allows, of which each third token was rejected.
+    """Windows as wide as the arm's config allows, behind `PAST` positions; each third token was rejected.
 
     Token ids follow Zipf's law, so that the rows of a batch are about as many as text has.
     """
     width, top_k = arm.config.trace_positions, arm.config.trace_top_k
     rng = np.random.default_rng(0)
-    place = np.arange(width)
+    place, past = np.arange(width), _past(arm)
     for _ in range(count):
         features = rng.standard_normal((width, len(_TAPS) * shape.hidden), dtype=np.float32)
         logprobs = np.sort(rng.dirichlet(np.ones(top_k + 1), width)[:, :top_k])[:, ::-1]
@@ -157,23 +158,35 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
             adapter_version=0,
             vocabulary_epoch=0,
             tenant=tenant_key(""),
-            prompt_length=width // 4,
-            start=0,
+            prompt_length=past + width // 4,
+            start=past,
             token_ids=(shape.vocab ** rng.random(width + 1) - 1).astype(np.int32),
-            features=(features.view(np.uint32) >> 16).astype(np.uint16),
+            features=_bfloat16(features),
             top_ids=(first.astype(np.int32)[:, None] + np.arange(top_k, dtype=np.int32)),
             top_logprobs=np.log(logprobs.clip(1e-7)).astype(np.float16),
             generated=place >= width // 4,
             draft_position=(place % 3).astype(np.int8),
             accepted=place % 3 < 2,
             missed=np.zeros(width, dtype=bool),
+            past=_bfloat16(rng.standard_normal((2, shape.kv_heads, past, shape.head_dim), dtype=np.float32)),
         )
+
+
+def _past(arm: AlignArm) -> int:
+    return min(PAST, arm.config.trace_past)
+
+
+def _bfloat16(numbers: np.ndarray) -> np.ndarray:
+    """Bit patterns of float32 numbers, uint16."""
+    bits: np.ndarray = (numbers.view(np.uint32) >> 16).astype(np.uint16)
+    return bits
 
 
 def _measure(arm: AlignArm, shape: Shape, tables: TokenTables, settings: MemorySettings) -> UpdateCosts:
     config = Config(alignment=arm.config)
     device = tables.head.device
-    reach = arm.config.trace_positions + max(config.engine.draft_length, arm.config.test_time_steps)
+    steps = max(config.engine.draft_length, arm.config.test_time_steps)
+    reach = _past(arm) + arm.config.trace_positions + steps
     drafter = random_drafter(shape, reach, device)
     log = UpdateLog(ExtraMemory(device))
     with log.memory.watch():

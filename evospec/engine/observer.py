@@ -5,7 +5,7 @@ Learning waits until the next cycle has been launched, so that the device never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
 from evospec.engine.request import Request
 from evospec.engine.state import RequestState
+from evospec.engine.trace_pasts import FetchedPast, TracePasts
 from evospec.models.target import Target
 from evospec.vocab.protocol import Ranked, VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
@@ -76,11 +77,17 @@ class Emission:
 
 @dataclass(frozen=True, slots=True)
 class _Lesson:
-    """A cycle that nobody has learned from yet; features are [rows, places, taps * hidden]."""
+    """A cycle that nobody has learned from yet.
+
+    Attributes:
+        features: [rows, places, taps * hidden].
+        pasts: of requests whose trace windows fill up, by id.
+    """
 
     report: Report
     emissions: list[Emission]
     features: Fetched | None
+    pasts: Mapping[str, FetchedPast]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +98,14 @@ class _Prompt:
         context: its embedding [hidden].
         best: the target's best tokens at its latest positions [positions, k].
         features: at its latest positions but the last [positions, taps * hidden].
+        past: before these.
     """
 
     request: Request
     context: Fetched | None
     best: Fetched | None
     features: Fetched | None
+    past: FetchedPast | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,15 +121,23 @@ class Observer:
 
     Args:
         contexts: what slots hold of the requests in them; None when nobody searches.
+        pasts: what the drafter's cache holds of them; None when nothing is recorded.
     """
 
-    def __init__(self, target: Target, learners: Learners, contexts: ContextVectors | None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        learners: Learners,
+        contexts: ContextVectors | None,
+        pasts: TracePasts | None,
+    ) -> None:
         self._target = target
         self._learners = learners
         self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
         self._semantic = learners.semantic
         self._contexts = contexts
+        self._pasts = pasts
         self._prompts: list[_Prompt] = []
         self._lessons: list[_Lesson] = []
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
@@ -146,7 +163,7 @@ class Observer:
     def prompt(self, state: RequestState, prompted: Prompted) -> None:
         """Keeps a completed prefill for `learn`."""
         request, learners = state.request, self._learners
-        context = best = features = None
+        context = best = features = past = None
         if self._semantic is not None and self._contexts is not None:
             context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
@@ -156,12 +173,20 @@ class Observer:
             ]
             best = fetch(torch.cat(parts))
         if self._recorder is not None and prompted.features is not None and request.trace:
-            features = fetch(prompted.features[:-1][-self._recorder.context :])
-        self._prompts.append(_Prompt(request, context, best, features))
+            latest = prompted.features[:-1][-self._recorder.context :]
+            features = fetch(latest)
+            past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
+        self._prompts.append(_Prompt(request, context, best, features, past))
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
         """Keeps a cycle for `learn`."""
-        self._lessons.append(_Lesson(report, emissions, features))
+        pasts: dict[str, FetchedPast] = {}
+        if self._pasts is not None:
+            for emission in emissions:
+                past = self._pasts.emitted(emission.state, len(emission.tokens))
+                if past is not None:
+                    pasts[emission.state.request.id] = past
+        self._lessons.append(_Lesson(report, emissions, features, pasts))
 
     def learn(self) -> Iterator[int]:
         """Learns from new prompts and the cycles since the last call, and lets the vocabulary change, in
@@ -196,9 +221,9 @@ class Observer:
         if self._vocabulary is not None and prompt.best is not None:
             best = prompt.best.tensor().numpy()
             self._vocabulary.ranked(Ranked([request.id], [len(best)], best))
-        if self._recorder is not None and prompt.features is not None:
-            features = prompt.features.tensor()
-            self._recorder.prompt(request.id, request.prompt_ids, features, request.tenant)
+        if self._recorder is not None and prompt.features is not None and prompt.past is not None:
+            features, past = prompt.features.tensor(), prompt.past.read()
+            self._recorder.prompt(request.id, request.prompt_ids, features, past, request.tenant)
 
     def _take_in(self, lesson: _Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())
@@ -206,7 +231,7 @@ class Observer:
             if self._semantic is not None and self._contexts is not None:
                 self._follow(self._semantic, self._contexts, emission, best)
             if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
-                self._record(self._recorder, emission, best, lesson.features.tensor(), lesson.report)
+                self._record(self._recorder, emission, best, lesson.features.tensor(), lesson)
             if emission.last:
                 self.finish(emission.state)
 
@@ -221,18 +246,20 @@ class Observer:
             self._vectors.append((request_id, fetch(contexts.vector(emission.state.slot))))
 
     def _record(
-        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, report: Report
+        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, lesson: _Lesson
     ) -> None:
-        row, count = emission.row, len(emission.tokens)
+        request_id, row, count = emission.state.request.id, emission.row, len(emission.tokens)
+        past = lesson.pasts.get(request_id)
         recorder.emitted(
-            emission.state.request.id,
+            request_id,
             features=features[row, :count],
             tokens=emission.tokens,
             top_ids=best.ids[row, :count, : self._traced.traced],
             top_logprobs=best.logprobs[row, :count],
             drafted=emission.drafted,
             accepted=emission.accepted,
-            missed=~np.array(report.covered(row, count)),
+            missed=~np.array(lesson.report.covered(row, count)),
+            past=None if past is None else past.read(),
         )
 
     def finish(self, state: RequestState) -> None:
@@ -245,6 +272,8 @@ class Observer:
             self._semantic.finish(request_id, learn=learn)
         if self._recorder is not None and state.request.trace:
             self._recorder.finish(request_id)
+        if self._pasts is not None:
+            self._pasts.finish(request_id)
 
 
 def _teach(vocabulary: VocabularyPolicy, lessons: Sequence[_Lesson]) -> None:

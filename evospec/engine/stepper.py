@@ -20,6 +20,7 @@ from evospec.engine.sizes import Sizes
 from evospec.engine.slots import RunnerSettings
 from evospec.engine.state import RequestState
 from evospec.engine.stats import EngineStats
+from evospec.engine.trace_pasts import TracePasts
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
@@ -71,7 +72,11 @@ class Stepper:
         self._target = target
         self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
-        self._observer = Observer(target, learners, self.runner.slots.contexts)
+        slots = self.runner.slots
+        pasts = None
+        if learners.recorder is not None and slots.draft_cache is not None:
+            pasts = TracePasts(learners.recorder, slots.draft_cache)
+        self._observer = Observer(target, learners, slots.contexts, pasts)
         self._learning = Learning(self._observer, self.stats)
         self._controller = Controller(plans)
         self._prefixes = PrefixIndex(config.max_batch)

@@ -15,9 +15,16 @@ import torch
 from torch import Tensor
 
 from evospec.models.attention import grouped_attention
+from evospec.models.past import Past
 
 
-def root_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], scale: float) -> Tensor:
+def root_attention(
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    scale: float,
+    past: Past | None = None,
+) -> Tensor:
     """Attention of one draft step of all roots.
 
     Args:
@@ -25,14 +32,16 @@ def root_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tenso
         keys, values: of step 0 and of every step since, [rows, kv_heads, width, head_dim] each. A
             root sees those of step 0 up to its own position, and its own of the others.
         scale: factor on the scores.
+        past: seen by every root, beside these.
 
     Returns:
         [rows, heads, width, head_dim].
     """
     kind = values[0].dtype  # under autocast, what linear layers give
     query, keys = query.to(kind), [key.to(kind) for key in keys]
-    if query.device.type == "cuda" and kind == torch.float32:
-        return masked_root_attention(query, keys, values, scale)  # fused kernels take half precision only
+    # Fused kernels take half precision only, and no past.
+    if past is not None or (query.device.type == "cuda" and kind == torch.float32):
+        return masked_root_attention(query, keys, values, scale, past)
     own_keys = torch.stack(keys[1:]) if keys[1:] else query.new_empty(0)
     own_values = torch.stack(list(values[1:])) if keys[1:] else query.new_empty(0)
     attended: Tensor = _RootAttention.apply(query, keys[0], values[0], own_keys, own_values, scale)
@@ -40,20 +49,23 @@ def root_attention(query: Tensor, keys: Sequence[Tensor], values: Sequence[Tenso
 
 
 def masked_root_attention(
-    query: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor], scale: float
+    query: Tensor,
+    keys: Sequence[Tensor],
+    values: Sequence[Tensor],
+    scale: float,
+    past: Past | None = None,
 ) -> Tensor:
     """The same, spelled as one masked attention."""
     rows, _, width, _ = query.shape
     causal = torch.ones(width, width, dtype=torch.bool, device=query.device).tril()
     own = torch.eye(width, dtype=torch.bool, device=query.device)
     mask = torch.cat([causal] + [own] * (len(keys) - 1), dim=-1)  # [width, steps * width]
-    return grouped_attention(
-        query,
-        torch.cat(list(keys), dim=2),
-        torch.cat(list(values), dim=2),
-        mask.expand(rows, 1, -1, -1),
-        scale,
-    )
+    mask = mask.expand(rows, -1, -1)
+    keys, values = list(keys), list(values)
+    if past is not None:
+        keys, values = [past.keys.to(query.dtype), *keys], [past.values.to(query.dtype), *values]
+        mask = torch.cat((past.seen[:, None].expand(-1, width, -1), mask), dim=-1)
+    return grouped_attention(query, torch.cat(keys, dim=2), torch.cat(values, dim=2), mask[:, None], scale)
 
 
 class _Causal(NamedTuple):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from evospec.models.drafter import QKV, DecoderLayer, Drafter
+from evospec.models.past import Past
 from evospec.models.root_attention import root_attention
 
 
@@ -43,8 +44,26 @@ def leave(drafter: Drafter, hidden: Tensor, attended: Tensor) -> tuple[Tensor, T
     return drafter.norm(hidden), drafter.carry(hidden)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in their sequences windows lie.
+
+    Attributes:
+        starts: positions before each, int64 [rows].
+        past: what the drafter has for these; None for nothing.
+    """
+
+    starts: Tensor
+    past: Past | None = None
+
+
 def unroll(
-    drafter: Drafter, features: Tensor, embeddings: Tensor, steps: int, step: DraftStep | None = None
+    drafter: Drafter,
+    features: Tensor,
+    embeddings: Tensor,
+    steps: int,
+    step: DraftStep | None = None,
+    place: Place | None = None,
 ) -> Iterator[Tensor]:
     """Yields the normed hidden states of each draft step, ready for the head.
 
@@ -53,6 +72,7 @@ def unroll(
         embeddings: of tokens 1..width+steps-1 [rows, width + steps - 1, hidden].
         steps: draft steps to unroll.
         step: how one is computed; plainly when left out.
+        place: of the windows; at the beginning of their sequences when left out.
 
     Yields:
         [rows, width, hidden] per step; at step j, index s predicts token s + 2 + j.
@@ -64,14 +84,18 @@ def unroll(
     step = DraftStep.plain() if step is None else step
     rows, width, _ = features.shape
     positions = torch.arange(width, device=features.device).expand(rows, width)
+    past = None
+    if place is not None:
+        positions, past = positions + place.starts[:, None], place.past
+    last = drafter.config.max_positions - 1  # nobody scores what drafts from a sequence's end put past it
     hidden = drafter.fuse(features)
     keys: list[Tensor] = []
     values: list[Tensor] = []
     for depth in range(steps):
-        cos, sin = drafter.rotary(positions + depth)
+        cos, sin = drafter.rotary((positions + depth).clamp(max=last))
         qkv = step.project(drafter.layer, hidden, embeddings[:, depth : depth + width], cos, sin)
         keys.append(qkv.key)
         values.append(qkv.value)
-        attended = root_attention(qkv.query, keys, values, drafter.layer.self_attn.scale)
+        attended = root_attention(qkv.query, keys, values, drafter.layer.self_attn.scale, past)
         normed, hidden = step.leave(drafter, hidden, attended)
         yield normed

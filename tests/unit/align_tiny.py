@@ -21,12 +21,20 @@ HIDDEN = 32
 TAPS = 3
 TOP_K = 4
 POSITIONS = 64
+KV_HEADS, HEAD_DIM = 2, 8
+PAST = 40
+LENGTH = 512
+NO_PAST = np.zeros((2, KV_HEADS, 0, HEAD_DIM), np.uint16)
 FINGERPRINTS = Fingerprints(target="t" * 16, drafter="d" * 16, tokenizer="k" * 16)
 LIMITS = TraceLimits(
     vocab_size=VOCAB,
     feature_size=TAPS * HIDDEN,
     top_k=TOP_K,
     max_positions=POSITIONS,
+    kv_heads=KV_HEADS,
+    head_dim=HEAD_DIM,
+    max_past=PAST,
+    max_length=LENGTH,
     fingerprints=FINGERPRINTS,
 )
 CORE = torch.arange(32)
@@ -39,6 +47,7 @@ ARRAYS = (
     "draft_position",
     "accepted",
     "missed",
+    "past",
     "feature_scales",
 )
 
@@ -49,11 +58,11 @@ def tiny_drafter(seed: int = 0) -> Drafter:
         hidden_size=HIDDEN,
         intermediate_size=64,
         num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
+        num_key_value_heads=KV_HEADS,
+        head_dim=HEAD_DIM,
         vocab_size=VOCAB,
         tap_layers=(0, 1, 2),
-        max_positions=128,
+        max_positions=LENGTH,
     )
     return Drafter(config).requires_grad_(False).eval()
 
@@ -72,6 +81,7 @@ def tiny_config(**settings: object) -> AlignmentConfig:
         "rank": 8,
         "alpha": 16.0,
         "learning_rate": 1e-2,
+        "warmup_steps": 1,
         "min_traces": 4,
     }
     return AlignmentConfig.model_validate({**defaults, **settings})
@@ -144,6 +154,7 @@ def plain_trace(rng: np.random.Generator, width: int, **arrays: np.ndarray) -> T
         draft_position=rng.integers(-1, 5, width).astype(np.int8),
         accepted=np.zeros(width, dtype=bool),
         missed=rng.random(width) < 0.2,
+        past=bfloat16_bits(rng.normal(size=(2, KV_HEADS, 7, HEAD_DIM))),
     )
     return replace(blank, **arrays)
 

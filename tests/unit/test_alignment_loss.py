@@ -14,7 +14,7 @@ from evospec.align.batch import TraceBatch, collate
 from evospec.align.forward import draft_states
 from evospec.align.loss import alignment_loss, candidate_ids, topk_tail_kl
 from evospec.models.unroll import unroll
-from tests.unit.align_tiny import CORE, VOCAB, random_trace, tiny_drafter, tiny_tables
+from tests.unit.align_tiny import CORE, NO_PAST, VOCAB, random_trace, tiny_drafter, tiny_tables
 
 CPU = torch.device("cpu")
 
@@ -150,7 +150,7 @@ def test_padding_and_batching_change_nothing() -> None:
 
 
 def test_draft_states_are_those_of_unroll() -> None:
-    trace = random_trace(4, width=10)
+    trace = replace(random_trace(4, width=10), start=0, past=NO_PAST)
     batch, drafter, tables = collate([trace], CPU), tiny_drafter(), tiny_tables()
     tokens = torch.from_numpy(trace.token_ids[1:]).long()
     embeddings = tables.embed(torch.cat((tokens, torch.zeros(1, dtype=torch.int64))))[None]

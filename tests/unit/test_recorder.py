@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
-from evospec.align.trace import Trace
+from evospec.align.trace import Trace, floats_of
 from evospec.align.trace_codec import check, decode, encode
+from evospec.align.window import RequestPast
 from evospec.vocab.tenants import tenant_key
 from tests.unit.align_tiny import (
     FINGERPRINTS,
+    HEAD_DIM,
     HIDDEN,
+    KV_HEADS,
     LIMITS,
+    PAST,
     POSITIONS,
     TAPS,
     TOP_K,
@@ -62,7 +66,8 @@ class FakeEngine:
     def start(self, prompt_rows: int | None = None) -> FakeEngine:
         known = self.prompt_length - 1
         rows = known if prompt_rows is None else min(prompt_rows, known)
-        self.recorder.prompt(self.request_id, self.tokens, self.features(range(known - rows, known)), "")
+        features = self.features(range(known - rows, known))
+        self.recorder.prompt(self.request_id, self.tokens, features, request_past(known), "")
         self.emit(1, drafted=0, accepted=0)
         return self
 
@@ -87,6 +92,7 @@ class FakeEngine:
             drafted=drafted,
             accepted=accepted,
             missed=missed,
+            past=request_past(max(last - 2, 0)),  # some pairs wait to be written
         )
 
     def run(self, cycles: Sequence[tuple[int, int]]) -> FakeEngine:
@@ -102,6 +108,10 @@ class FakeEngine:
         bits = torch.from_numpy(trace.features.astype(np.int32)).to(torch.int16).view(torch.bfloat16)
         expected = torch.arange(trace.start, trace.start + width).to(torch.bfloat16)
         assert torch.equal(bits, expected[:, None].expand(width, FEATURES))
+        past = floats_of(trace.past)
+        assert (past == np.arange(trace.past_pairs)[:, None]).all()
+        late = max(8 - self.recorder.context, 0)  # pairs that the last cycle wrote, and those that wait
+        assert trace.past_pairs >= min(trace.start, PAST) - late
         for row in range(width):
             at = trace.start + row + 1
             if not trace.generated[row]:
@@ -116,6 +126,12 @@ class FakeEngine:
             assert trace.accepted[row] == self.accepted[at]
             assert trace.missed[row] == self.missed[at]
             assert trace.top_ids[row].tolist() == self.top_ids[at].tolist()
+
+
+def request_past(positions: int) -> RequestPast:
+    """Of a request's first positions, filled with their numbers, as far as traces here bring them."""
+    pairs = torch.arange(min(positions, PAST)).to(torch.bfloat16)[:, None]
+    return RequestPast(0, pairs.expand(2, KV_HEADS, -1, HEAD_DIM))
 
 
 def recorder(**settings: object) -> TraceRecorder:
@@ -213,7 +229,7 @@ def test_what_is_new_in_windows_is_the_request_once(prompt: int, cycles: list[in
 def test_traces_name_the_tenant_by_its_key() -> None:
     recorded = recorder()
     for name in ("a", "b"):
-        recorded.prompt(name, [1], torch.zeros(0, FEATURES), name)
+        recorded.prompt(name, [1], torch.zeros(0, FEATURES), request_past(0), name)
         fields = {"tokens": [1] * 4, "top_ids": np.zeros((4, TOP_K)), "top_logprobs": np.zeros((4, TOP_K))}
         recorded.emitted(
             name, torch.zeros(4, FEATURES), drafted=3, accepted=3, missed=np.zeros(4, bool), **fields

@@ -20,9 +20,30 @@ from evospec.align.trace_codec import TraceLimits, check, decode, encode, finite
 from evospec.errors import WireError
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
-from tests.unit.align_tiny import ARRAYS, FINGERPRINTS, LIMITS, POSITIONS, VOCAB, random_trace, traces_equal
+from tests.unit.align_tiny import (
+    ARRAYS,
+    FINGERPRINTS,
+    LENGTH,
+    LIMITS,
+    NO_PAST,
+    PAST,
+    POSITIONS,
+    VOCAB,
+    random_trace,
+    traces_equal,
+)
 
-SMALL = TraceLimits(vocab_size=1000, feature_size=6, top_k=3, max_positions=12, fingerprints=FINGERPRINTS)
+SMALL = TraceLimits(
+    vocab_size=1000,
+    feature_size=6,
+    top_k=3,
+    max_positions=12,
+    kv_heads=2,
+    head_dim=3,
+    max_past=5,
+    max_length=2**20,
+    fingerprints=FINGERPRINTS,
+)
 
 
 @st.composite
@@ -32,6 +53,8 @@ def traces(draw: st.DrawFn) -> Trace:
     ids = st.integers(0, SMALL.vocab_size - 1)
     flags = hnp.arrays(np.bool_, width)
     tops = [draw(st.lists(ids, min_size=3, max_size=3, unique=True)) for _ in range(width)]
+    start = draw(st.integers(0, SMALL.max_length - width))
+    past = (2, 2, draw(st.integers(0, min(start, SMALL.max_past))), 3)
     position = draw(hnp.arrays(np.int8, width, elements=st.integers(-1, 15)))
     return Trace(
         fingerprints=FINGERPRINTS,
@@ -39,7 +62,7 @@ def traces(draw: st.DrawFn) -> Trace:
         vocabulary_epoch=draw(st.integers(0, 2**40)),
         tenant=tenant_key(draw(st.text(max_size=5))),
         prompt_length=draw(st.integers(0, 2**20)),
-        start=draw(st.integers(0, 2**20)),
+        start=start,
         token_ids=draw(hnp.arrays(np.int32, width + 1, elements=ids)),
         features=draw(hnp.arrays(np.uint16, (width, 6), elements=finite)),
         top_ids=np.array(tops, dtype=np.int32),
@@ -48,6 +71,7 @@ def traces(draw: st.DrawFn) -> Trace:
         draft_position=position,
         accepted=draw(flags) & (position >= 0),
         missed=draw(flags),
+        past=draw(hnp.arrays(np.uint16, past, elements=finite)),
     )
 
 
@@ -62,7 +86,7 @@ def test_int8_features_are_within_half_a_step_and_round_trip(trace: Trace) -> No
 
 
 def test_int8_features_take_half_the_bytes() -> None:
-    trace = random_trace(0, width=POSITIONS)
+    trace = replace(random_trace(0, width=POSITIONS), past=NO_PAST)
     assert quantised(trace).nbytes < 0.6 * trace.nbytes
 
 
@@ -209,6 +233,9 @@ def test_deep_nesting_is_refused() -> None:
         ("top_logprobs", lambda t: t.top_logprobs - np.float16("inf"), "top_logprobs hold NaN"),
         ("top_logprobs", lambda t: t.top_logprobs * 0 + 1, "log-probabilities are at most 0"),
         ("top_logprobs", lambda t: t.top_logprobs * 0, "exceed 1"),
+        ("past", lambda t: np.where(t.past == t.past[1, 1, 3, 2], 0x7F80, t.past), "past holds NaN"),
+        ("past", lambda t: np.tile(t.past, (1, 1, 2, 1)), "past has 14 pairs, before position 7 at most 7"),
+        ("past", lambda t: t.past[:, :, :, :-1], "past has .* bytes"),
         ("draft_position", lambda t: t.draft_position * 0 - 2, "no place in a draft"),
         ("accepted", lambda t: t.draft_position < 0, "no place in a draft"),
     ],
@@ -259,6 +286,20 @@ def test_wrong_fields_are_named(changes: dict[str, object], reason: str) -> None
 def test_wider_than_the_limit_is_refused() -> None:
     with pytest.raises(WireError, match=f"{POSITIONS + 1} positions"):
         decode(encode(random_trace(0, width=POSITIONS + 1)), LIMITS)
+
+
+def test_more_past_than_asked_for_is_refused() -> None:
+    trace = replace(random_trace(0), start=100)
+    long = replace(trace, past=np.tile(trace.past, (1, 1, 10, 1)))
+    with pytest.raises(WireError, match=f"past has 70 pairs, before position 100 at most {PAST}"):
+        decode(encode(long), LIMITS)
+
+
+def test_what_ends_behind_the_drafters_positions_is_refused() -> None:
+    trace = random_trace(0)
+    decode(encode(replace(trace, start=LENGTH - trace.width)), LIMITS)
+    with pytest.raises(WireError, match=f"ends at position {LENGTH + 1}, the drafter has {LENGTH}"):
+        decode(encode(replace(trace, start=LENGTH - trace.width + 1)), LIMITS)
 
 
 def test_traces_of_another_target_are_refused() -> None:

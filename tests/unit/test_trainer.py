@@ -18,9 +18,10 @@ from evospec.align.trace import Trace
 from evospec.align.trace_codec import encode
 from evospec.align.trainer import AlignmentTrainer
 from evospec.errors import EvoSpecError, WireError
-from evospec.models.adapter import AdapterSlot, AdapterWeights
+from evospec.models.adapter import LORA_B, AdapterSlot, AdapterWeights
 from tests.unit.align_tiny import (
     CORE,
+    LENGTH,
     LIMITS,
     bfloat16_bits,
     learnable_trace,
@@ -332,14 +333,25 @@ def test_weight_decay_pulls_towards_the_base() -> None:
     assert norms[1] < norms[0] / 2
 
 
+def test_first_steps_are_small() -> None:
+    """Adam's first step moves B, which is zero, by the learning rate; warming up, by its share."""
+    largest = []
+    for warmup_steps in (1, 10):
+        trainer = fed(tiny_trainer(warmup_steps=warmup_steps, alpha=8.0, weight_decay=0.0))
+        trainer.step()
+        deltas = trainer.candidate(1).tensors
+        largest.append(max(float(one.abs().max()) for name, one in deltas.items() if name.endswith(LORA_B)))
+    assert largest == pytest.approx([1e-2, 1e-3], rel=0.01)
+
+
 def test_a_drafter_shorter_than_the_traces_is_refused() -> None:
-    with pytest.raises(EvoSpecError, match=r"set alignment\.trace_positions to at most 112"):
+    with pytest.raises(EvoSpecError, match=r"set alignment\.trace_positions to at most 496"):
         AlignmentTrainer(
             tiny_config(),
             tiny_drafter(),
             tiny_tables(),
             CORE,
-            replace(LIMITS, max_positions=120),
+            replace(LIMITS, max_positions=LENGTH - 8),
             draft_length=16,
         )
 

@@ -312,6 +312,7 @@ def trace(width: int = 4) -> Trace:
         draft_position=np.zeros(width, np.int8),
         accepted=flags,
         missed=flags,
+        past=np.zeros((2, 1, 0, 4), np.uint16),
     )
 
 
