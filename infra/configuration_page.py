@@ -31,7 +31,7 @@ serve:
   replicas: 2
 ```
 
-This page is made from the types in `evospec/config.py` by `python infra/configuration_page.py`.
+This page is made from the types in `evospec/config` by `python infra/configuration_page.py`.
 """
 
 
