@@ -9,20 +9,18 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from evospec.align.adaptation import adaptation_of
-from evospec.align.batch import TraceBatch, collate
+from evospec.align.batch import collate
 from evospec.align.cadence import Cadence
-from evospec.align.forward import draft_states
 from evospec.align.gate import GateReport, judge
 from evospec.align.lora import merge_adapter
-from evospec.align.loss import alignment_loss, candidate_ids
+from evospec.align.objective import Objective
+from evospec.align.optimiser import Optimiser
 from evospec.align.replay import Admission, ReplayBuffer
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import TraceLimits, decode, encode
-from evospec.align.training_state import TrainingState, read_moments, write_moments
-from evospec.align.weighing import PositionWeights
+from evospec.align.training_state import TrainingState
 from evospec.config import AlignmentConfig
 from evospec.errors import EvoSpecError, WireError
 from evospec.models.adapter import AdapterWeights
@@ -108,8 +106,8 @@ class AlignmentTrainer:
         _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
         self._adaptation = adaptation_of(config, self._drafter)
         self._parameters = self._adaptation.named_parameters()
-        self._weighing = PositionWeights.of(config)
-        self._optimizer = self._new_optimizer()
+        self._objective = Objective(config, self._drafter, tables, self._core_ids)
+        self._optimiser = Optimiser(config, self._parameters)
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
         self.replay = ReplayBuffer(
@@ -181,19 +179,18 @@ class AlignmentTrainer:
         """
         started = time.perf_counter()
         self.cadence.stepped()
-        self._warm_up()
         traces = self.replay.sample(self._config.batch_traces)
         if not traces:
             raise RuntimeError("no training traces: call step only when ready")
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(collate(traces, self._drafter.device))
+        self._optimiser.clear()
+        loss = self._objective.loss(self._adaptation.merged(), collate(traces, self._drafter.device))
         loss.backward()
         value = loss.item()
-        norm = clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
+        norm = self._optimiser.clip()
         applied = math.isfinite(value) and math.isfinite(norm)
         if applied:
-            self._adaptation.pull(self._learning_rate * self._config.weight_decay)
-            self._optimizer.step()
+            self._adaptation.pull(self._optimiser.rate * self._config.weight_decay)
+            self._optimiser.step()
             self._candidate = None
             self.counts.steps += 1
         else:
@@ -253,7 +250,9 @@ class AlignmentTrainer:
             WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
         """
         self._adaptation.load(adapter)
-        self._optimizer = self._new_optimizer()  # its moments belong to the weights that were left
+        self._optimiser = Optimiser(
+            self._config, self._parameters
+        )
         if self._core is not None and adapter.core_ranks is not None:
             self._core.begin_with(adapter.core_ranks.numpy())
         if self._successors is not None:
@@ -264,7 +263,7 @@ class AlignmentTrainer:
     def training_state(self, version: int) -> TrainingState:
         """What another trainer needs beside the adapter of `version` to go on from it as this one does."""
         counts = self.counts
-        moments = read_moments(self._optimizer, self._parameters)
+        moments = self._optimiser.moments()
         return TrainingState(version, counts.steps, counts.skipped_steps, self.replay.summary(), moments)
 
     def resume(self, blob: bytes) -> None:
@@ -282,7 +281,7 @@ class AlignmentTrainer:
             raise WireError(
                 f"training state is that of version {state.version}, not of {self._current.version}"
             )
-        write_moments(self._optimizer, state.moments, list(self._parameters))
+        self._optimiser.resume(state.moments)
         self.counts.steps += state.steps
         self.counts.skipped_steps += state.skipped_steps
         self.replay.resume(state.replay)
@@ -292,43 +291,6 @@ class AlignmentTrainer:
             self._core.learn(trace.token_ids[1:][trace.generated])
         if self._successors is not None:
             self._successors.of(trace.tenant).learn(trace.token_ids, first=trace.first_new)
-
-    def _loss(self, batch: TraceBatch) -> Tensor:
-        states = draft_states(
-            self._drafter, self._adaptation.merged(), self._tables, batch, self._config.test_time_steps
-        )
-        candidates, head = self._scored_rows(batch)
-        counted = batch.scored
-        # The first position of a window is never drafted inside it.
-        if self._config.positions == "wrong" and batch.wrong[:, 1:].any():
-            counted = batch.wrong
-        # Logits over all rows are what makes that baseline dear: there it stays as it is usually done.
-        frugal = self._config.loss_rows == "active"
-        return alignment_loss(states, batch, head, candidates, self._weighing, counted, frugal=frugal)
-
-    def _scored_rows(self, batch: TraceBatch) -> tuple[Tensor, Tensor]:
-        """Token ids, rising, and head rows [candidates, hidden] of what the loss scores."""
-        head = self._tables.head
-        if self._config.loss_rows == "vocabulary":
-            return torch.arange(len(head), device=head.device), head.float()
-        candidates = candidate_ids(self._core_ids, batch)
-        return candidates, head[candidates].float()
-
-    @property
-    def _learning_rate(self) -> float:
-        """Of the next step."""
-        rate: float = self._optimizer.param_groups[0]["lr"]
-        return rate
-
-    def _warm_up(self) -> None:
-        """Adam's first steps move every number as far as its rate lets it, whatever little it knows yet."""
-        first = next(iter(self._parameters.values()))
-        made = int(self._optimizer.state[first]["step"]) if first in self._optimizer.state else 0
-        share = min((made + 1) / self._config.warmup_steps, 1.0)
-        self._optimizer.param_groups[0]["lr"] = share * self._config.learning_rate
-
-    def _new_optimizer(self) -> torch.optim.AdamW:
-        return torch.optim.AdamW(self._parameters.values(), lr=self._config.learning_rate, weight_decay=0.0)
 
 
 def _check_positions(drafter: Drafter, limits: TraceLimits, steps: int) -> None:
