@@ -208,17 +208,15 @@ class AlignmentTrainer:
         """The weights as they are now, under the version they would be published as."""
         ranks = None if self._core is None else torch.from_numpy(self._core.ranks())
         tables = {} if self._successors is None else self._successors.tables(self._table_bytes)
-        self._candidate = replace(self._adaptation.export(version), core_ranks=ranks, successors=tables)
+        self._candidate = replace(self._learned(version), core_ranks=ranks, successors=tables)
         return self._candidate
 
     def gate(self) -> GateReport:
         """Judges the weights as they are now against the current adapter, on held-out traces."""
-        with torch.no_grad():
-            candidate = self._adaptation.merged()
         report = judge(
             self._drafter,
             merge_adapter(self._drafter, self._current),
-            candidate,
+            merge_adapter(self._drafter, self._learned(self._current.version)),
             self._tables,
             self._core_ids,
             self.replay.sample_held_out(self._config.gate_traces),
@@ -249,10 +247,8 @@ class AlignmentTrainer:
         Raises:
             WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
         """
-        self._adaptation.load(adapter)
-        self._optimiser = Optimiser(
-            self._config, self._parameters
-        )
+        self._adaptation.load(adapter.scaled(1 / self._config.blend))
+        self._optimiser = Optimiser(self._config, self._parameters)
         if self._core is not None and adapter.core_ranks is not None:
             self._core.begin_with(adapter.core_ranks.numpy())
         if self._successors is not None:
@@ -270,7 +266,8 @@ class AlignmentTrainer:
         """Goes on as the trainer whose training state this is; call it after `restore` of that version.
 
         Moments are its; counters go on from its. With the same traces the next step is the
-        same bit for bit, provided that alpha / rank, by which adapters are scaled, is a power of two.
+        same bit for bit, provided that alpha / rank and blend, by which adapters are scaled, are powers of
+        two.
 
         Raises:
             WireError: not a training state of the current version and these parameters. Nothing is
@@ -285,6 +282,10 @@ class AlignmentTrainer:
         self.counts.steps += state.steps
         self.counts.skipped_steps += state.skipped_steps
         self.replay.resume(state.replay)
+
+    def _learned(self, version: int) -> AdapterWeights:
+        """What a version made now carries of the weights as they are."""
+        return self._adaptation.export(version).scaled(self._config.blend)
 
     def _count(self, trace: Trace) -> None:
         if self._core is not None:

@@ -21,7 +21,8 @@ _GATED: TypeAdapter[bool] = TypeAdapter(bool)
 _FULL: Mapping[str, JsonValue] = {
     "method": "full-parameter",
     "weight_decay": 0.0,
-    "learning_rate": 1e-4,
+    "blend": 1.0,
+    "learning_rate": 2e-5,
     "replay_clusters": 1,
     "position_weights": "decay",
     "curriculum": "uniform",

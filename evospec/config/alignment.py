@@ -86,6 +86,13 @@ class AlignmentConfig(Section):
         description="Pull of what is trained back to the base, the proximal term: each step goes "
         "learning_rate * weight_decay of the way.",
     )
+    blend: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Share of what was learned that versions carry: weights part of the way from the base "
+        "keep most of what was gained, and lose far less elsewhere.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     test_time_steps: int = Field(3, ge=1, le=16, description="Draft steps unrolled in training.")
     batch_traces: int = Field(8, ge=1, description="Traces per step.")

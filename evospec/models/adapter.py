@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import torch
@@ -161,6 +161,13 @@ class AdapterWeights:
                     f"adapter version {self.version}: the delta of {name} has norm {bound:.3g}, "
                     f"at most {limits[name]:.3g} is an adaptation"
                 )
+
+    def scaled(self, share: float) -> AdapterWeights:
+        """The same version with all deltas so much of what they are."""
+        tensors = {
+            name: tensor if name.endswith(LORA_A) else tensor * share for name, tensor in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
 
     def linear_names(self) -> list[str]:
         """Linear layers with LoRA matrices."""

@@ -82,6 +82,7 @@ def tiny_config(**settings: object) -> AlignmentConfig:
         "alpha": 16.0,
         "learning_rate": 1e-2,
         "warmup_steps": 1,
+        "blend": 1.0,
         "min_traces": 4,
     }
     return AlignmentConfig.model_validate({**defaults, **settings})

@@ -150,15 +150,16 @@ def test_restore_continues_from_a_published_version() -> None:
     assert second.step().applied
 
 
-def test_with_its_training_state_another_trainer_goes_on_bit_for_bit() -> None:
+@pytest.mark.parametrize("blend", [1.0, 0.5])
+def test_with_its_training_state_another_trainer_goes_on_bit_for_bit(blend: float) -> None:
     """All but the traces comes from the registry; with the same traces, the same step is made next."""
-    first = fed(tiny_trainer())
+    first = fed(tiny_trainer(blend=blend))
     for _ in range(6):
         first.step()
     blob, state = first.candidate(7).to_bytes(), first.training_state(7).to_bytes()
     ways = {}
     for way in ("resumed", "restored"):
-        trainer = fed(tiny_trainer())
+        trainer = fed(tiny_trainer(blend=blend))
         for _ in range(3):
             trainer.step()
         trainer.restore(AdapterWeights.from_bytes(blob, 7, trainer.drafter))
@@ -331,6 +332,24 @@ def test_weight_decay_pulls_towards_the_base() -> None:
         base = tiny_drafter()
         norms.append(sum(float((merged[n] - base.get_parameter(n)).norm()) for n in merged))
     assert norms[1] < norms[0] / 2
+
+
+def test_versions_carry_a_share_of_what_was_learned() -> None:
+    whole, half = (fed(tiny_trainer(blend=blend)) for blend in (1.0, 0.5))
+    for trainer in (whole, half):
+        for _ in range(20):
+            trainer.step()
+    drafter = tiny_drafter()
+    all_of_it, part = (merge_adapter(drafter, trainer.candidate(1)) for trainer in (whole, half))
+    for name, weight in part.items():
+        base = drafter.get_parameter(name)
+        torch.testing.assert_close(weight - base, (all_of_it[name] - base) / 2, rtol=1e-3, atol=1e-6)
+    # What is judged is what would be published, and training goes on from what was learned.
+    assert half.gate().candidate != whole.gate().candidate
+    again = fed(tiny_trainer(blend=0.5))
+    again.restore(half.candidate(1))
+    assert same(merge_adapter(drafter, again.candidate(1)), part)
+    assert again.gate().candidate.expected == pytest.approx(half.gate().candidate.expected)
 
 
 def test_first_steps_are_small() -> None:
