@@ -170,7 +170,7 @@ class DecodeBench:
     def _roofline(self, name: ArmName, bandwidth: float) -> Roofline:
         loaded = None if name.drafting is None else self.models.drafter
         config = engine_config(name, config_of(self.settings, SHORTEST).engine)
-        depths = {str(plan): plan.depth for plan in plans_of(config, drafts=loaded is not None)}
+        depths = {str(plan): plan.depth for plan in plans_of(config, drafts=loaded is not None, prunes=True)}
         traffic = Traffic.of(self.models.target, None if loaded is None else loaded.drafter)
         return Roofline(traffic, depths, bandwidth)
 

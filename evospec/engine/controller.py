@@ -101,7 +101,8 @@ class Controller:
         self._next_probe = 0
         self._patience = _PROBE_SOON
         self._measured: dict[tuple[DraftPlan, int], _Measured] = {}
-        self._chains = _Acceptance()
+        # Chains are told from each other by what they score, not by their length; trees are each their own.
+        self._chains = {full_head: _Acceptance() for full_head in (False, True)}
         self._trees = {plan: _Acceptance() for plan in self.plans if plan.tree is not None}
 
     def choose(self, rows: int) -> DraftPlan:
@@ -110,20 +111,23 @@ class Controller:
             return self.current
         self._cycle += 1
         size = _size_class(rows)
-        unknown = self._unknown(size)
+        plans = [plan for plan in self.plans if plan.least_rows <= size]
+        if self.current not in plans:
+            self.current = plans[0]
+        unknown = self._unknown(plans, size)
         if unknown is not None:
             return unknown
-        rates = {plan: self._rate(plan, size) for plan in self.plans}
-        best = max(self.plans, key=rates.__getitem__)
+        rates = {plan: self._rate(plan, size) for plan in plans}
+        best = max(plans, key=rates.__getitem__)
         if best != self.current and rates[best] > _HYSTERESIS * rates[self.current]:
             self.current = best
             self.switches += 1
             self._patience = _PROBE_SOON
         return self._probe(rates, size) or self.current
 
-    def _unknown(self, size: int) -> DraftPlan | None:
+    def _unknown(self, plans: Sequence[DraftPlan], size: int) -> DraftPlan | None:
         """A plan that must be measured before there is a choice."""
-        for plan in self.plans:
+        for plan in plans:
             anchor = plan == self.current or not plan.depth
             if not self._at(plan, size).known and (anchor or not self._sizes_of(plan)):
                 return plan
@@ -142,7 +146,7 @@ class Controller:
         seconds = self._at(plan, nearest).seconds
         if not both:
             return seconds
-        like = min(both, key=lambda other: abs(other.nodes - plan.nodes))
+        like = min(both, key=lambda other: (other.full_head != plan.full_head, abs(other.nodes - plan.nodes)))
         return seconds * self._at(like, size).seconds / self._at(like, nearest).seconds
 
     def _sizes_of(self, plan: DraftPlan) -> list[int]:
@@ -161,9 +165,7 @@ class Controller:
         far = self._probes % 8 == 0
         near = _PROBE_WITHIN * rates[self.current]
         others = [
-            plan
-            for plan in self.plans
-            if plan != self.current and (far or self._rate(plan, size, _HOPE) >= near)
+            plan for plan in rates if plan != self.current and (far or self._rate(plan, size, _HOPE) >= near)
         ]
         return min(others, key=lambda plan: self._at(plan, size).last_cycle, default=None)
 
@@ -181,13 +183,15 @@ class Controller:
         measured = self._at(plan, _size_class(rows))
         measured.last_cycle = self._cycle
         measured.take(seconds)
-        counts = self._chains if plan.tree is None else self._trees[plan]
+        counts = self._counts(plan)
         for depth, taken in zip(depths, accepted, strict=True):
             counts.count(depth, taken)
 
     def _rate(self, plan: DraftPlan, size: int, hope: float = 0.0) -> float:
-        counts = self._chains if plan.tree is None else self._trees[plan]
-        return counts.expected_tokens(plan.depth, hope) / self._seconds(plan, size)
+        return self._counts(plan).expected_tokens(plan.depth, hope) / self._seconds(plan, size)
+
+    def _counts(self, plan: DraftPlan) -> _Acceptance:
+        return self._chains[plan.full_head] if plan.tree is None else self._trees[plan]
 
     def _at(self, plan: DraftPlan, size: int) -> _Measured:
         return self._measured.setdefault((plan, size), _Measured())

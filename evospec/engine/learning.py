@@ -11,6 +11,7 @@ from evospec.engine.stats import EngineStats
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
+_SELDOM = 16  # cycles learned from at once while drafts don't depend on it: many take little longer than one
 
 
 class Learning:
@@ -41,15 +42,20 @@ class Learning:
             pass
         self.stopwatch.mark("host")
 
-    def meanwhile(self) -> None:
-        """The same, as far as there is time while the device is busy; a part now and then in any case."""
+    def meanwhile(self, *, read: bool) -> None:
+        """The same, as far as there is time while the device is busy; a part now and then in any case.
+
+        Args:
+            read: whether the cycle under way drafts from the active rows.
+        """
         self._unlearned += 1
+        enough = 1 if read else _SELDOM
         began_anew = False
         while self.spare.seconds > 0 or self._unlearned >= _LATEST:
             self._unlearned = 0
             began = perf_counter()
             if not self._go_on():
-                if began_anew:
+                if began_anew or self._observer.cycles < enough:
                     return
                 self._parts, began_anew = self._observer.learn(), True
             self.spare.took(perf_counter() - began)

@@ -25,6 +25,7 @@ from evospec.models.target import Target
 from evospec.vocab.protocol import Ranked, VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
 
+_MOST_PARTS = 8  # that the cycles learned from at once are taken in by: each has to come soon
 _LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
 
 
@@ -140,6 +141,8 @@ class Observer:
         self._pasts = pasts
         self._prompts: list[_Prompt] = []
         self._lessons: list[_Lesson] = []
+        self._ended: list[RequestState] = []  # without a last emission
+        self._leaving: set[str] = set()  # requests that have ended, but not for learners
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
         self._untraced = learners.wanted(target.vocab_size, traced=False)
         self._traced = learners.wanted(target.vocab_size, traced=True)
@@ -187,6 +190,21 @@ class Observer:
                 if past is not None:
                     pasts[emission.state.request.id] = past
         self._lessons.append(_Lesson(report, emissions, features, pasts))
+        self._leaving.update(emission.state.request.id for emission in emissions if emission.last)
+
+    def ended(self, state: RequestState) -> None:
+        """A request has ended without another token; learners hear of it after what it emitted."""
+        self._ended.append(state)
+        self._leaving.add(state.request.id)
+
+    def still_learns(self, request_id: str) -> bool:
+        """Whether learners have yet to hear of the end of a request of this name."""
+        return request_id in self._leaving
+
+    @property
+    def cycles(self) -> int:
+        """Cycles that wait to be learned from."""
+        return len(self._lessons)
 
     def learn(self) -> Iterator[int]:
         """Learns from new prompts and the cycles since the last call, and lets the vocabulary change, in
@@ -195,24 +213,33 @@ class Observer:
         Yields:
             Head rows written by each part.
         """
+        # All at once: what comes while parts are learned is of later cycles, and of requests they may begin.
         prompts, self._prompts = self._prompts, []
+        lessons, self._lessons = self._lessons, []
+        vectors, self._vectors = self._vectors, []
+        ended, self._ended = self._ended, []
         for prompt in prompts:
             self._read(prompt)
             yield 0
-        vectors, self._vectors = self._vectors, []
         for request_id, vector in vectors:
             if self._semantic is not None:
                 self._semantic.look_up(request_id, vector.tensor().numpy())
-        lessons, self._lessons = self._lessons, []
         if self._vocabulary is not None:
             _teach(self._vocabulary, lessons)
         yield 0
-        for lesson in lessons:
-            self._take_in(lesson)
+        at_once = -(-len(lessons) // _MOST_PARTS)
+        for first in range(0, len(lessons), max(at_once, 1)):
+            for lesson in lessons[first : first + at_once]:
+                self._take_in(lesson)
             yield 0
+        for state in ended:
+            self._finish(state)
         if self._vocabulary is not None:
             yield self._vocabulary.apply()
-            self._vocabulary.study()
+            last = [one for lesson in lessons for one in lesson.emissions if one.last]
+            for _ in range(max(len(last), 1)):
+                self._vocabulary.study()
+                yield 0
 
     def _read(self, prompt: _Prompt) -> None:
         request = prompt.request
@@ -233,15 +260,16 @@ class Observer:
             if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
                 self._record(self._recorder, emission, best, lesson.features.tensor(), lesson)
             if emission.last:
-                self.finish(emission.state)
+                self._finish(emission.state)
 
     def _follow(
         self, semantic: SemanticSource, contexts: ContextVectors, emission: Emission, best: _Best
     ) -> None:
         request_id, tokens = emission.state.request.id, emission.tokens
         due = semantic.emitted(request_id, tokens, best.ids[emission.row, : len(tokens)])
-        # One a cycle: with many requests, look-ups that wait for the next cycle do no harm.
-        if due and not emission.last and not self._vectors:
+        # One a cycle: with many requests, look-ups that wait for the next cycle do no harm. A slot whose
+        # request has ended meanwhile may be another's.
+        if due and emission.state.running and not self._vectors:
             semantic.asked(request_id)
             self._vectors.append((request_id, fetch(contexts.vector(emission.state.slot))))
 
@@ -262,9 +290,10 @@ class Observer:
             past=None if past is None else past.read(),
         )
 
-    def finish(self, state: RequestState) -> None:
+    def _finish(self, state: RequestState) -> None:
         """A request has ended, and all it emitted is learned."""
         request_id = state.request.id
+        self._leaving.discard(request_id)
         learn = state.request.trace and not state.cancelled
         if self._vocabulary is not None:
             self._vocabulary.finish(request_id, learn=learn)

@@ -31,9 +31,9 @@ class Wanted:
         return max(self.ranked, self.traced)
 
     @property
-    def undrafted(self) -> Wanted:
-        """Of cycles without a draft: rows that nobody scores need no better tokens, and where drafts don't
-        pay, nothing may make decoding slower."""
+    def unranked(self) -> Wanted:
+        """Of cycles whose drafts, if any, don't depend on the active rows: these need no better tokens then,
+        and where they don't pay, nothing may make decoding slower."""
         return Wanted(traced=self.traced)
 
 

@@ -5,7 +5,7 @@ Knows nothing of scheduling, vocabularies or text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 
@@ -169,7 +169,7 @@ class Runner:
 
     def _layout(self, plan: DraftPlan, head: HeadView, wanted: Wanted) -> ReportLayout:
         covered = head.active is not None
-        wanted = wanted if plan.depth else wanted.undrafted
+        wanted = wanted if plan.reads_vocabulary else wanted.unranked
         return ReportLayout(
             plan.depth + 1, nodes=plan.nodes, tree=plan.tree is not None, covered=covered, wanted=wanted
         )
@@ -183,7 +183,11 @@ class Runner:
         return self._sizes.pairs(waiting, plan.depth + 1, self._pending_width)
 
     def prepare(
-        self, plans: Sequence[DraftPlan], head: HeadView, wanted: Wanted, longest: int = USUAL_LENGTH
+        self,
+        plans: Sequence[DraftPlan],
+        head_of: Callable[[DraftPlan], HeadView],
+        wanted: Wanted,
+        longest: int = USUAL_LENGTH,
     ) -> None:
         """Runs a cycle of every usual size over slots that hold no request, so that graphs are captured
         and kernels compiled before a request waits for them; where sizes are not rounded, nothing is.
@@ -197,6 +201,9 @@ class Runner:
         spans = self._sizes.usual_spans(longest + self._scratch, self.slots.cache.positions)
         for rows in self._sizes.usual_rows(self.slots.count):
             for plan in plans:
+                if plan.least_rows > rows:
+                    continue
+                head = head_of(plan)
                 for span, pairs in product(spans, self._usual_pairs(plan, among=len(plans))):
                     step = Step(
                         rows=rows,

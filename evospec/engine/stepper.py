@@ -10,7 +10,7 @@ from evospec.engine.flight import Flight, overlaps
 from evospec.engine.host_copy import fetch
 from evospec.engine.learning import Learning
 from evospec.engine.observer import Emission, Learners, Observer
-from evospec.engine.plan import plans_of
+from evospec.engine.plan import DraftPlan, plans_of
 from evospec.engine.prefix import PrefixIndex
 from evospec.engine.report import Report
 from evospec.engine.request import StepOutput
@@ -54,7 +54,7 @@ class Stepper:
         self.stats = EngineStats()
         self._prefill_chunk = min(config.prefill_chunk, max_length)
         self.scheduler = Scheduler(config.max_batch)
-        plans = plans_of(config, drafts=drafter is not None)
+        plans = plans_of(config, drafts=drafter is not None, prunes=learners.vocabulary is not None)
         self.runner = Runner(
             target,
             drafter,
@@ -100,7 +100,7 @@ class Stepper:
 
     def prepare(self, longest: int) -> None:
         """Captures what cycles of usual sizes launch; nothing may be running."""
-        self.runner.prepare(self._controller.plans, self._head(), self._observer.usually_wanted, longest)
+        self.runner.prepare(self._controller.plans, self._head_of, self._observer.usually_wanted, longest)
 
     def step(self) -> list[StepOutput]:
         """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted."""
@@ -129,7 +129,6 @@ class Stepper:
         """Lets the cycle under way end, if there is one; the next step returns what it emitted."""
         flight, self._flight = self._flight, None
         if flight is not None and flight.wanted:
-            self._learning.catch_up()  # from the one before it
             self._outputs += self._land(flight)
 
     def adapted(self, version: int) -> None:
@@ -160,7 +159,6 @@ class Stepper:
         """Processes prompts for as many tokens as one chunk has: several when they are short."""
         if not self.scheduler.can_prefill:
             return []
-        self._learning.catch_up()  # the last cycle comes before what is reported here
         began = perf_counter()
         outputs: list[StepOutput] = []
         room = self._prefill_chunk
@@ -173,6 +171,8 @@ class Stepper:
 
     def _prefill_chunk_of(self, state: RequestState) -> list[StepOutput]:
         if state.prefilled == 0:
+            if self._observer.still_learns(state.request.id):
+                self._learning.catch_up()
             self._observer.admit(state)
             self._reuse_prefix(state)
         before = state.prefilled
@@ -215,7 +215,7 @@ class Stepper:
         if not self._overlap:
             self._learning.catch_up()
             return self._land(flight)
-        self._learning.meanwhile()
+        self._learning.meanwhile(read=flight.step.plan.reads_vocabulary)
         if flight.lasting:
             self._flight = self._launch(flight)
         return self._land(flight)
@@ -225,7 +225,7 @@ class Stepper:
         began = perf_counter()
         states = tuple(self.scheduler.running)
         plan = self._controller.choose(len(states))
-        head, wanted = self._head(), self._observer.wanted(states)
+        head, wanted = self._head_of(plan), self._observer.wanted(states)
         step = self.runner.step(states, plan, head, wanted, None if after is None else after.step)
         outcome = self.runner.launch(step, head)
         features = None
@@ -262,7 +262,7 @@ class Stepper:
         accepted = [emission.accepted for emission in emissions]
         plan, rows = flight.step.plan, len(flight.states)
         self._controller.observe(plan, rows, landed - began, depths, accepted)
-        if self._vocabulary is not None:
+        if self._vocabulary is not None and not plan.full_head:
             self._vocabulary.timed(landed - began, plan.depth, rows)
         self.stats.draft_seconds += launched - began
         self.stats.verify_seconds += landed - launched
@@ -288,9 +288,8 @@ class Stepper:
         gone = self.scheduler.drop_cancelled()
         if not gone:
             return []
-        self._learning.catch_up()
         for state in gone:
-            self._observer.finish(state)
+            self._observer.ended(state)
         self.stats.requests_cancelled += len(gone)
         return [StepOutput(state.request.id, (), finish_reason="cancelled") for state in gone]
 
@@ -305,6 +304,9 @@ class Stepper:
         after = len(self.scheduler.running)
         if after < before:
             self.runner.slots.park(after, before)
+
+    def _head_of(self, plan: DraftPlan) -> HeadView:
+        return self._full_head if plan.full_head else self._head()
 
     def _head(self) -> HeadView:
         return self._full_head if self._vocabulary is None else self._vocabulary.head()
