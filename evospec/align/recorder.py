@@ -35,9 +35,9 @@ class TraceRecorder:
     """Assembles the traces of all running requests of one engine.
 
     Per request, the engine calls `prompt` once, `emitted` after prefill (for the first
-    token) and after each cycle, then `finish`. Arrays are copied at once, so the engine may
-    overwrite its buffers; features stay on their device until a window is complete. Calls
-    for a request that `prompt` did not open are ignored: one that opted out stays unrecorded.
+    token) and after each cycle, then `finish`. Arrays are kept as they are until a window is complete,
+    features on their device: nobody may write to them. Calls for a request that `prompt` did not open
+    are ignored: one that opted out stays unrecorded.
 
     A window holds at most `config.trace_positions` positions. It begins with up to
     `context` positions that were prompt, or that the previous window of the request has
@@ -181,6 +181,7 @@ class TraceRecorder:
         return traces
 
     def _complete(self, window: TraceWindow) -> None:
+        window.close()
         trace = window.to_trace(self._fingerprints)
         finite = finite_bfloat16(trace.features) and finite_bfloat16(trace.past)
         if not finite or np.isnan(trace.top_logprobs).any():

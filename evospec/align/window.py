@@ -71,23 +71,22 @@ class Cycle:
 
 
 class TraceWindow:
-    """An open window: `filled` positions, and the token of the position that comes next."""
+    """An open window: `filled` positions, and the token of the position that comes next.
+
+    What cycles yield is kept as it comes and put together once: that is what makes recording cheap.
+    """
 
     __slots__ = (
-        "accepted",
+        "_parts",
         "context",
-        "draft_position",
         "features",
         "filled",
         "layout",
-        "missed",
         "past",
         "provenance",
         "stamp",
         "start",
         "tokens",
-        "top_ids",
-        "top_logprobs",
     )
 
     def __init__(
@@ -101,23 +100,15 @@ class TraceWindow:
         stamp: Stamp,
     ) -> None:
         """`features` [context, taps * hidden] belong to all of `tokens` but the last."""
-        positions = layout.positions
         self.layout = layout
         self.provenance = provenance
         self.start = start
         self.tokens = tokens
+        self.features = features
         self.past = past.before(start)
         self.stamp = stamp
         self.context = self.filled = len(tokens) - 1
-        self.features = torch.zeros(
-            positions, layout.feature_size, dtype=torch.bfloat16, device=features.device
-        )
-        self.features[: self.context] = features
-        self.top_ids = np.zeros((positions, layout.top_k), dtype=np.int32)
-        self.top_logprobs = np.zeros((positions, layout.top_k), dtype=np.float16)
-        self.draft_position = np.full(positions, -1, dtype=np.int8)
-        self.accepted = np.zeros(positions, dtype=np.bool_)
-        self.missed = np.zeros(positions, dtype=np.bool_)
+        self._parts: list[_Part] = []
 
     @property
     def room(self) -> int:
@@ -129,21 +120,18 @@ class TraceWindow:
 
     def append(self, cycle: Cycle, first: int, last: int) -> None:
         """Adds tokens first..last - 1 of a cycle; there must be room."""
-        rows = slice(self.filled, self.filled + last - first)
-        part = slice(first, last)
-        places = np.arange(first, last)
-        self.tokens.extend(cycle.tokens[part])
-        self.features[rows] = cycle.features[part]
-        self.top_ids[rows] = cycle.top_ids[part]
-        # Rounding may lift a log-probability over 0, and float16 ends where probabilities are 0 anyway.
-        self.top_logprobs[rows] = cycle.top_logprobs[part].clip(_LOWEST_LOGPROB, 0.0)
-        self.draft_position[rows] = np.where(places < cycle.drafted, places, -1)
-        self.accepted[rows] = places < cycle.accepted
-        self.missed[rows] = cycle.missed[part]
-        self.filled = rows.stop
+        self._parts.append(_Part(cycle, first, last))
+        self.tokens.extend(cycle.tokens[first:last])
+        self.filled += last - first
+
+    def close(self) -> None:
+        """Puts features together; nothing is appended any more."""
+        parts = [part.cycle.features[part.first : part.last].bfloat16() for part in self._parts]
+        self.features = torch.cat((self.features.bfloat16(), *parts))
 
     def successor(self, context: int, past: RequestPast, stamp: Stamp) -> TraceWindow:
-        """The next window of the request; the last `context` positions are repeated unscored."""
+        """The next window of the request; the last `context` positions of this closed one are repeated
+        unscored."""
         return TraceWindow(
             self.layout,
             self.provenance,
@@ -155,8 +143,11 @@ class TraceWindow:
         )
 
     def to_trace(self, fingerprints: Fingerprints) -> Trace:
-        """Copies the filled part out, so that a trace owns no more than its bytes."""
-        filled = self.filled
+        """Of a closed window; a trace owns no more than its bytes."""
+        context, parts = self.context, self._parts
+        unscored = np.zeros((context, self.layout.top_k))
+        logprobs = [unscored, *(part.cycle.top_logprobs[part.first : part.last] for part in parts)]
+        places = np.concatenate([np.full(context, -1), *(part.draft_places for part in parts)])
         return Trace(
             fingerprints=fingerprints,
             adapter_version=self.stamp.adapter_version,
@@ -165,15 +156,42 @@ class TraceWindow:
             prompt_length=self.provenance.prompt_length,
             start=self.start,
             token_ids=np.asarray(self.tokens, dtype=np.int32),
-            features=_bits(self.features[:filled]),
-            top_ids=self.top_ids[:filled].copy(),
-            top_logprobs=self.top_logprobs[:filled].copy(),
-            generated=np.arange(filled) >= self.context,
-            draft_position=self.draft_position[:filled].copy(),
-            accepted=self.accepted[:filled].copy(),
-            missed=self.missed[:filled].copy(),
+            features=_bits(self.features),
+            top_ids=np.concatenate(
+                [unscored, *(part.cycle.top_ids[part.first : part.last] for part in parts)]
+            ).astype(np.int32),
+            # Rounding may lift a log-probability over 0, and float16 ends where probabilities are 0 anyway.
+            top_logprobs=np.concatenate(logprobs).clip(_LOWEST_LOGPROB, 0.0).astype(np.float16),
+            generated=np.arange(self.filled) >= context,
+            draft_position=places.astype(np.int8),
+            accepted=np.concatenate([np.zeros(context, dtype=bool), *(part.accepted for part in parts)]),
+            missed=np.concatenate(
+                [
+                    np.zeros(context, dtype=bool),
+                    *(part.cycle.missed[part.first : part.last] for part in parts),
+                ]
+            ),
             past=_bits(self.past),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Tokens first..last - 1 of a cycle."""
+
+    cycle: Cycle
+    first: int
+    last: int
+
+    @property
+    def draft_places(self) -> np.ndarray:
+        places = np.arange(self.first, self.last)
+        return np.where(places < self.cycle.drafted, places, -1)
+
+    @property
+    def accepted(self) -> np.ndarray:
+        accepted: np.ndarray = np.arange(self.first, self.last) < self.cycle.accepted
+        return accepted
 
 
 def _bits(numbers: Tensor) -> np.ndarray:

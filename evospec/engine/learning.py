@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import perf_counter
 
 from evospec.engine.observer import Observer
@@ -15,30 +15,32 @@ _SELDOM = 16  # cycles learned from at once while drafts don't depend on it: man
 
 
 class Learning:
-    """Lets an observer work.
+    """Lets an observer work. Drafts wait for what the vocabulary learns, and for nothing else: that comes
+    first, the rest when there is time.
 
     Attributes:
         stopwatch: shown what learning takes; no cycle overlaps the next while one watches.
         spare: what the host may take beside the device.
     """
 
-    __slots__ = ("_observer", "_parts", "_stats", "_unlearned", "spare", "stopwatch")
+    __slots__ = ("_observer", "_parts", "_stats", "_unrecorded", "_untaught", "spare", "stopwatch")
 
     def __init__(self, observer: Observer, stats: EngineStats) -> None:
         self._observer = observer
         self._stats = stats
-        self._parts: Iterator[int] = iter(())  # what is under way
-        self._unlearned = 0  # cycles since the last part
+        self._parts: Iterator[None] = iter(())  # what is being recorded
+        self._untaught = self._unrecorded = 0  # cycles since the vocabulary learned, and the last part
         self.spare = SpareTime()
         self.stopwatch: Stopwatch = NO_STOPWATCH
 
     def catch_up(self) -> None:
         """Takes in all cycles so far; changed rows are drafted from the next one on."""
         self.stopwatch.mark("vocabulary")
-        while self._go_on():
+        self._teach()
+        for _ in self._parts:
             pass
-        self._parts = self._observer.learn()
-        while self._go_on():
+        self._parts = self._observer.record()
+        for _ in self._parts:
             pass
         self.stopwatch.mark("host")
 
@@ -48,20 +50,31 @@ class Learning:
         Args:
             read: whether the cycle under way drafts from the active rows.
         """
-        self._unlearned += 1
+        self._untaught += 1
+        self._unrecorded += 1
         enough = 1 if read else _SELDOM
+        if self._observer.untaught >= enough and (self.spare.seconds > 0 or self._untaught >= _LATEST):
+            self._paid(self._teach)
         began_anew = False
-        while self.spare.seconds > 0 or self._unlearned >= _LATEST:
-            self._unlearned = 0
-            began = perf_counter()
-            if not self._go_on():
-                if began_anew or self._observer.cycles < enough:
-                    return
-                self._parts, began_anew = self._observer.learn(), True
-            self.spare.took(perf_counter() - began)
+        while self.spare.seconds > 0 or self._unrecorded >= _LATEST:
+            self._unrecorded = 0
+            if self._paid(self._go_on):
+                continue
+            if began_anew or self._observer.untaught:
+                return
+            self._parts, began_anew = self._observer.record(), True
+
+    def _teach(self) -> bool:
+        self._untaught = 0
+        self._stats.vocabulary_rows_changed += self._observer.teach()
+        return True
 
     def _go_on(self) -> bool:
-        """Learns for one part; returns whether there was one."""
-        rows = next(self._parts, None)
-        self._stats.vocabulary_rows_changed += rows or 0
-        return rows is not None
+        """Records one part; returns whether there was one."""
+        return next(self._parts, self) is not self
+
+    def _paid(self, work: Callable[[], bool]) -> bool:
+        began = perf_counter()
+        done = work()
+        self.spare.took(perf_counter() - began)
+        return done

@@ -6,7 +6,7 @@ Learning waits until the next cycle has been launched, so that the device never 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -109,6 +109,14 @@ class _Prompt:
     past: FetchedPast | None
 
 
+@dataclass(slots=True)
+class _Backlog:
+    """What some learner has yet to learn from, in order."""
+
+    prompts: list[_Prompt] = field(default_factory=list)
+    lessons: list[_Lesson] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Best:
     """The target's best tokens and their log-probabilities, [rows, places, k] each."""
@@ -139,8 +147,9 @@ class Observer:
         self._semantic = learners.semantic
         self._contexts = contexts
         self._pasts = pasts
-        self._prompts: list[_Prompt] = []
-        self._lessons: list[_Lesson] = []
+        # What nobody has learned from: the vocabulary, which drafts wait for, and all others.
+        self._untaught = _Backlog()
+        self._unrecorded = _Backlog()
         self._ended: list[RequestState] = []  # without a last emission
         self._leaving: set[str] = set()  # requests that have ended, but not for learners
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
@@ -164,7 +173,7 @@ class Observer:
 
     @torch.inference_mode()
     def prompt(self, state: RequestState, prompted: Prompted) -> None:
-        """Keeps a completed prefill for `learn`."""
+        """Keeps a completed prefill to learn from."""
         request, learners = state.request, self._learners
         context = best = features = past = None
         if self._semantic is not None and self._contexts is not None:
@@ -179,17 +188,21 @@ class Observer:
             latest = prompted.features[:-1][-self._recorder.context :]
             features = fetch(latest)
             past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
-        self._prompts.append(_Prompt(request, context, best, features, past))
+        read = _Prompt(request, context, best, features, past)
+        self._untaught.prompts.append(read)
+        self._unrecorded.prompts.append(read)
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
-        """Keeps a cycle for `learn`."""
+        """Keeps a cycle to learn from."""
         pasts: dict[str, FetchedPast] = {}
         if self._pasts is not None:
             for emission in emissions:
                 past = self._pasts.emitted(emission.state, len(emission.tokens))
                 if past is not None:
                     pasts[emission.state.request.id] = past
-        self._lessons.append(_Lesson(report, emissions, features, pasts))
+        lesson = _Lesson(report, emissions, features, pasts)
+        self._untaught.lessons.append(lesson)
+        self._unrecorded.lessons.append(lesson)
         self._leaving.update(emission.state.request.id for emission in emissions if emission.last)
 
     def ended(self, state: RequestState) -> None:
@@ -202,52 +215,53 @@ class Observer:
         return request_id in self._leaving
 
     @property
-    def cycles(self) -> int:
-        """Cycles that wait to be learned from."""
-        return len(self._lessons)
+    def untaught(self) -> int:
+        """Cycles that the vocabulary has not learned from."""
+        return len(self._untaught.lessons)
 
-    def learn(self) -> Iterator[int]:
-        """Learns from new prompts and the cycles since the last call, and lets the vocabulary change, in
-        parts that take well less than a cycle each; the next call must come after the last part.
+    def teach(self) -> int:
+        """Lets the vocabulary learn from what came since the last call, and change; returns how many head
+        rows were written."""
+        fresh, self._untaught = self._untaught, _Backlog()
+        if self._vocabulary is None:
+            return 0
+        for prompt in fresh.prompts:
+            if prompt.best is not None:
+                best = prompt.best.tensor().numpy()
+                self._vocabulary.ranked(Ranked([prompt.request.id], [len(best)], best))
+        _teach(self._vocabulary, fresh.lessons)
+        return self._vocabulary.apply()
 
-        Yields:
-            Head rows written by each part.
-        """
-        # All at once: what comes while parts are learned is of later cycles, and of requests they may begin.
-        prompts, self._prompts = self._prompts, []
-        lessons, self._lessons = self._lessons, []
+    def record(self) -> Iterator[None]:
+        """Lets all others learn from what came since the last call, in parts that take well less than a cycle
+        each. Before it the vocabulary must have been taught, since it hears here who has ended; the next
+        call must come after the last part."""
+        fresh, self._unrecorded = self._unrecorded, _Backlog()
         vectors, self._vectors = self._vectors, []
         ended, self._ended = self._ended, []
-        for prompt in prompts:
+        for prompt in fresh.prompts:
             self._read(prompt)
-            yield 0
+            yield
         for request_id, vector in vectors:
             if self._semantic is not None:
                 self._semantic.look_up(request_id, vector.tensor().numpy())
-        if self._vocabulary is not None:
-            _teach(self._vocabulary, lessons)
-        yield 0
-        at_once = -(-len(lessons) // _MOST_PARTS)
-        for first in range(0, len(lessons), max(at_once, 1)):
-            for lesson in lessons[first : first + at_once]:
+        at_once = max(-(-len(fresh.lessons) // _MOST_PARTS), 1)
+        for first in range(0, len(fresh.lessons), at_once):
+            for lesson in fresh.lessons[first : first + at_once]:
                 self._take_in(lesson)
-            yield 0
+            yield
         for state in ended:
             self._finish(state)
         if self._vocabulary is not None:
-            yield self._vocabulary.apply()
-            last = [one for lesson in lessons for one in lesson.emissions if one.last]
-            for _ in range(max(len(last), 1)):
+            last = sum(one.last for lesson in fresh.lessons for one in lesson.emissions)
+            for _ in range(max(last, 1)):
                 self._vocabulary.study()
-                yield 0
+                yield
 
     def _read(self, prompt: _Prompt) -> None:
         request = prompt.request
         if self._semantic is not None and prompt.context is not None:
             self._semantic.admit(request, prompt.context.tensor().numpy())
-        if self._vocabulary is not None and prompt.best is not None:
-            best = prompt.best.tensor().numpy()
-            self._vocabulary.ranked(Ranked([request.id], [len(best)], best))
         if self._recorder is not None and prompt.features is not None and prompt.past is not None:
             features, past = prompt.features.tensor(), prompt.past.read()
             self._recorder.prompt(request.id, request.prompt_ids, features, past, request.tenant)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_PRIOR = 50_000.0  # tokens of live traffic that weigh as much as ranks do
+_PRIOR = 1_000_000.0  # tokens of live traffic that weigh as much as ranks do: about a half-life of them
 _HALF_LIFE = 1_000_000.0  # tokens after which a count has halved
 
 

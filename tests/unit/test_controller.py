@@ -121,6 +121,26 @@ def test_one_plan_is_kept_without_measuring() -> None:
     assert [controller.choose(3) for _ in range(5)] == [CHAIN] * 5
 
 
+def test_the_whole_head_is_drafted_from_where_many_rows_make_it_pay() -> None:
+    """It is not even tried for few; what it accepts is counted apart."""
+    whole = DraftPlan.chain(5, full_head=True)
+    controller = Controller([*PLANS, whole])
+    few = World({**world(0.8, 0.8).seconds, whole: 2.0}, {**world(0.8, 0.8).rates, whole: 0.84})
+    many = World({**few.seconds, CHAIN: 2.4, SHORT: 2.2, PLAIN: 1.6}, {**few.rates, TREE: 0.3})
+    for _ in range(300):
+        few.cycle(controller, 3)
+    assert whole not in few.chosen
+    assert controller.current == CHAIN
+    for _ in range(300):
+        many.cycle(controller, 16)
+    assert controller.current == whole
+    few.chosen.clear()
+    for _ in range(300):
+        few.cycle(controller, 3)
+    assert whole not in few.chosen
+    assert controller.current == CHAIN
+
+
 def test_plans_of_a_config() -> None:
     assert plans_of(EngineConfig(), drafts=False) == [PLAIN]
     assert plans_of(EngineConfig(draft_length=0), drafts=True) == [PLAIN]
@@ -130,6 +150,11 @@ def test_plans_of_a_config() -> None:
     assert every[0] == "chain-5"
     assert {"plain", "chain-1", "chain-2", "tree-4x4-12"} < set(every)
     assert len(set(every)) == len(every)
+    pruned = {str(plan) for plan in plans_of(EngineConfig(max_batch=8), drafts=True, prunes=True)}
+    assert pruned == {*every, "chain-5-full"}
+    assert plans_of(EngineConfig(max_batch=4), drafts=True, prunes=True) == plans_of(
+        EngineConfig(), drafts=True
+    )
     for depth in range(1, 9):
         for beam in range(1, 8):
             nodes = min(beam + (depth - 1) * beam**2, 62)

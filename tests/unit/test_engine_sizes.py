@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import pytest
 import torch
 
-from evospec.align.recorder import TraceRecorder
+from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace
 from evospec.config import AlignmentConfig, EngineConfig, SemanticConfig, VocabularyConfig
+from evospec.engine.controller import Controller
 from evospec.engine.engine import Engine
 from evospec.engine.host_copy import SentReport
 from evospec.engine.observer import Learners
@@ -293,6 +295,24 @@ def test_an_id_that_comes_back_at_once_is_learned_from_in_order(
     for prompt, text in zip(prompts, texts, strict=True):
         assert [*prompt, *text] in recorded
     assert len(engine.take_points()) == 3  # a cancelled request leaves none
+
+
+def test_plans_and_heads_that_change_from_cycle_to_cycle(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every plan in turn, whatever it is worth: texts stay those of plain decoding, and all is learned."""
+    turns = count()
+    monkeypatch.setattr(
+        Controller, "choose", lambda self, rows: self.plans[next(turns) // 2 % len(self.plans)]
+    )
+    asked = requests(20)
+    engine = engine_of(target, "auto", 8, ROUNDED)
+    decoded = decode(engine, asked, 3, frozenset())
+    assert decoded.texts == alone(target, asked)
+    assert engine.stats.cycles_per_plan["chain-4-full"] > 3
+    learned = sorted(tuple(trace.token_ids[1:][trace.generated].tolist()) for trace in decoded.traces)
+    texts = [decoded.texts[one.id] for one in asked if one.trace]
+    assert learned == sorted(text for text in texts if len(text) >= FEWEST_SCORED)
 
 
 def test_a_late_host_learns_of_every_token_all_the_same(

@@ -36,10 +36,10 @@ def test_without_traffic_a_core_is_the_drafter_s_own() -> None:
 
 def test_what_traffic_uses_rises_as_far_as_it_has_spoken() -> None:
     core = LiveCore(np.arange(1000), 2000, size=1000)
-    core.learn(np.full(100, 1500))
+    core.learn(np.full(2_000, 1500))
     early = core.ranks().tolist().index(1500)
     assert 0 < early < 1000
-    core.learn(np.full(50_000, 1500))
+    core.learn(np.full(1_000_000, 1500))
     assert core.ranks()[0] == 1500
     assert core.ranks()[1:].tolist() == [token for token in range(1000) if token != 1500][:999]
 
