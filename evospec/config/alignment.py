@@ -39,13 +39,13 @@ class AlignmentConfig(Section):
         description="What is trained: low-rank deltas, or all of the drafter's parameters, which takes far "
         "more memory and traffic and is there to compare with.",
     )
-    rank: int = Field(16, ge=1, le=256, description="LoRA rank.")
+    rank: int = Field(64, ge=1, le=256, description="LoRA rank.")
     alpha: float = Field(
-        32.0, gt=0, description="LoRA scale is alpha / rank, of `rslora` alpha / sqrt(rank)."
+        64.0, gt=0, description="LoRA scale is alpha / rank, of `rslora` alpha / sqrt(rank)."
     )
     scaling: Literal["lora", "rslora"] = Field("lora", description="What alpha is divided by.")
     targets: Literal["layer", "mlp", "fusion-mlp", "all"] = Field(
-        "layer",
+        "all",
         description="Linear layers that LoRA adapts: the decoder layer's, its MLP's, these and the fusion of "
         "the target's features, or all.",
     )
@@ -74,7 +74,7 @@ class AlignmentConfig(Section):
         le=1,
         description="Share of positions that a curriculum takes beyond those that the drafter gets right.",
     )
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(
         20,
         ge=1,

@@ -5,8 +5,8 @@ Learning waits until the next cycle has been launched, so that the device never 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from evospec.align.recorder import TraceRecorder
 from evospec.decoding.best import best_tokens
 from evospec.engine.contexts import ContextVectors
 from evospec.engine.host_copy import Fetched, fetch
+from evospec.engine.lessons import Backlog, Emission, Lesson, ReadPrompt, teach
 from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
-from evospec.engine.request import Request
 from evospec.engine.state import RequestState
 from evospec.engine.trace_pasts import FetchedPast, TracePasts
 from evospec.models.target import Target
@@ -59,64 +59,6 @@ class Learners:
         return Wanted(min(ranked, vocab_size), min(best, vocab_size), drafted)
 
 
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """What one row of a cycle emitted.
-
-    Attributes:
-        tokens: the kept tokens.
-        last: whether the request ended with them.
-    """
-
-    state: RequestState
-    row: int
-    tokens: list[int]
-    drafted: int
-    accepted: int
-    last: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Lesson:
-    """A cycle that nobody has learned from yet.
-
-    Attributes:
-        features: [rows, places, taps * hidden].
-        pasts: of requests whose trace windows fill up, by id.
-    """
-
-    report: Report
-    emissions: list[Emission]
-    features: Fetched | None
-    pasts: Mapping[str, FetchedPast]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A processed prompt that nobody has learned from yet.
-
-    Attributes:
-        context: its embedding [hidden].
-        best: the target's best tokens at its latest positions [positions, k].
-        features: at its latest positions but the last [positions, taps * hidden].
-        past: before these.
-    """
-
-    request: Request
-    context: Fetched | None
-    best: Fetched | None
-    features: Fetched | None
-    past: FetchedPast | None
-
-
-@dataclass(slots=True)
-class _Backlog:
-    """What some learner has yet to learn from, in order."""
-
-    prompts: list[_Prompt] = field(default_factory=list)
-    lessons: list[_Lesson] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Best:
     """The target's best tokens and their log-probabilities, [rows, places, k] each."""
@@ -148,8 +90,8 @@ class Observer:
         self._contexts = contexts
         self._pasts = pasts
         # What nobody has learned from: the vocabulary, which drafts wait for, and all others.
-        self._untaught = _Backlog()
-        self._unrecorded = _Backlog()
+        self._untaught = Backlog()
+        self._unrecorded = Backlog()
         self._ended: list[RequestState] = []  # without a last emission
         self._leaving: set[str] = set()  # requests that have ended, but not for learners
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
@@ -188,7 +130,7 @@ class Observer:
             latest = prompted.features[:-1][-self._recorder.context :]
             features = fetch(latest)
             past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
-        read = _Prompt(request, context, best, features, past)
+        read = ReadPrompt(request, context, best, features, past)
         self._untaught.prompts.append(read)
         self._unrecorded.prompts.append(read)
 
@@ -200,7 +142,7 @@ class Observer:
                 past = self._pasts.emitted(emission.state, len(emission.tokens))
                 if past is not None:
                     pasts[emission.state.request.id] = past
-        lesson = _Lesson(report, emissions, features, pasts)
+        lesson = Lesson(report, emissions, features, pasts)
         self._untaught.lessons.append(lesson)
         self._unrecorded.lessons.append(lesson)
         self._leaving.update(emission.state.request.id for emission in emissions if emission.last)
@@ -222,21 +164,21 @@ class Observer:
     def teach(self) -> int:
         """Lets the vocabulary learn from what came since the last call, and change; returns how many head
         rows were written."""
-        fresh, self._untaught = self._untaught, _Backlog()
+        fresh, self._untaught = self._untaught, Backlog()
         if self._vocabulary is None:
             return 0
         for prompt in fresh.prompts:
             if prompt.best is not None:
                 best = prompt.best.tensor().numpy()
                 self._vocabulary.ranked(Ranked([prompt.request.id], [len(best)], best))
-        _teach(self._vocabulary, fresh.lessons)
+        teach(self._vocabulary, fresh.lessons)
         return self._vocabulary.apply()
 
     def record(self) -> Iterator[None]:
         """Lets all others learn from what came since the last call, in parts that take well less than a cycle
         each. Before it the vocabulary must have been taught, since it hears here who has ended; the next
         call must come after the last part."""
-        fresh, self._unrecorded = self._unrecorded, _Backlog()
+        fresh, self._unrecorded = self._unrecorded, Backlog()
         vectors, self._vectors = self._vectors, []
         ended, self._ended = self._ended, []
         for prompt in fresh.prompts:
@@ -258,7 +200,7 @@ class Observer:
                 self._vocabulary.study()
                 yield
 
-    def _read(self, prompt: _Prompt) -> None:
+    def _read(self, prompt: ReadPrompt) -> None:
         request = prompt.request
         if self._semantic is not None and prompt.context is not None:
             self._semantic.admit(request, prompt.context.tensor().numpy())
@@ -266,7 +208,7 @@ class Observer:
             features, past = prompt.features.tensor(), prompt.past.read()
             self._recorder.prompt(request.id, request.prompt_ids, features, past, request.tenant)
 
-    def _take_in(self, lesson: _Lesson) -> None:
+    def _take_in(self, lesson: Lesson) -> None:
         best = _Best(lesson.report.best(), lesson.report.logprobs())
         for emission in lesson.emissions:
             if self._semantic is not None and self._contexts is not None:
@@ -288,7 +230,7 @@ class Observer:
             self._vectors.append((request_id, fetch(contexts.vector(emission.state.slot))))
 
     def _record(
-        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, lesson: _Lesson
+        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, lesson: Lesson
     ) -> None:
         request_id, row, count = emission.state.request.id, emission.row, len(emission.tokens)
         past = lesson.pasts.get(request_id)
@@ -317,36 +259,3 @@ class Observer:
             self._recorder.finish(request_id)
         if self._pasts is not None:
             self._pasts.finish(request_id)
-
-
-def _teach(vocabulary: VocabularyPolicy, lessons: Sequence[_Lesson]) -> None:
-    """What all requests of some cycles have to say, at once: one by one would take longer than a cycle."""
-    emitted: dict[str, list[int]] = {}
-    drafted: dict[str, list[np.ndarray]] = {}
-    ranked: list[Ranked] = []
-    for lesson in lessons:
-        wanted, emissions = lesson.report.wanted, lesson.emissions
-        for emission in emissions:
-            emitted.setdefault(emission.state.request.id, []).extend(emission.tokens)
-        if wanted.ranked and emissions:
-            ranked.append(_ranked(lesson))
-        if wanted.drafted:
-            drafts = lesson.report.drafts()
-            for emission in emissions:
-                drafted.setdefault(emission.state.request.id, []).append(drafts[emission.row])
-    if emitted:
-        vocabulary.emitted(emitted)
-    if ranked:
-        vocabulary.ranked(Ranked.joined(ranked))
-    if drafted:
-        vocabulary.drafted({request_id: np.concatenate(each) for request_id, each in drafted.items()})
-
-
-def _ranked(lesson: _Lesson) -> Ranked:
-    """The target's best tokens where it decided those that were emitted."""
-    rows = [emission.row for emission in lesson.emissions]
-    counts = [len(emission.tokens) for emission in lesson.emissions]
-    best = lesson.report.best()
-    decided = np.arange(best.shape[1]) < np.array(counts)[:, None]  # [emissions, places]
-    ids = best[rows][decided][:, : lesson.report.wanted.ranked]
-    return Ranked([emission.state.request.id for emission in lesson.emissions], counts, ids)

@@ -9,7 +9,8 @@ from evospec.engine.controller import Controller
 from evospec.engine.flight import Flight, overlaps
 from evospec.engine.host_copy import fetch
 from evospec.engine.learning import Learning
-from evospec.engine.observer import Emission, Learners, Observer
+from evospec.engine.lessons import Emission
+from evospec.engine.observer import Learners, Observer
 from evospec.engine.plan import DraftPlan, plans_of
 from evospec.engine.prefix import PrefixIndex
 from evospec.engine.report import Report
