@@ -21,7 +21,7 @@ from evospec.vocab.successors import SuccessorIndex, SuccessorLimits
 from evospec.vocab.tenants import KEY_DIGITS, TenantIndexes, tenant_key
 from tests.tiny import tiny_drafter, tiny_target
 from tests.unit import align_tiny
-from tests.unit.align_tiny import learnable_trace, random_trace
+from tests.unit.align_tiny import NO_PAST, learnable_trace, random_trace
 from tests.unit.test_live_core import build, decode
 
 VOCAB = 400
@@ -121,7 +121,7 @@ def test_no_room_for_tables_means_none() -> None:
 
 def test_a_token_that_two_windows_hold_is_counted_once() -> None:
     """Positions of context that the window before has scored are only what others follow."""
-    trace = random_trace(0, width=24, context=4)
+    trace = replace(random_trace(0, width=24, context=4), past=NO_PAST)
     first = replace(trace, start=0, prompt_length=5)
     later = replace(trace, start=20, prompt_length=5)
     assert (first.first_new, later.first_new) == (0, 5)

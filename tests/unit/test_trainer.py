@@ -92,7 +92,7 @@ def test_exported_adapter_reproduces_the_trainers_own_loss_and_logits() -> None:
     drafter, tables = tiny_drafter(), tiny_tables()
     served = AdapterWeights.from_bytes(trainer.candidate(1).to_bytes(), 1, drafter)
     batch = collate(trainer.replay.sample(64), torch.device("cpu"))
-    lora = Lora(tiny_drafter(), LoraShape(8, 16.0), seed=0)
+    lora = Lora(tiny_drafter(), LoraShape(8, 16.0, targets="all"), seed=0)
     lora.load(served)
     trained = draft_states(drafter, lora.merged(), tables, batch, 3)
     base = draft_states(drafter, {}, tables, batch, 3)
@@ -222,10 +222,10 @@ def test_a_version_published_again_is_the_same_under_its_new_number() -> None:
 
 
 def test_restoring_what_does_not_fit_changes_nothing() -> None:
-    trainer = fed(tiny_trainer())
+    trainer = fed(tiny_trainer(targets="layer"))
     trainer.step()
     before = snapshot(trainer)
-    other_rank = tiny_trainer(rank=4).candidate(3)
+    other_rank = tiny_trainer(targets="layer", rank=4).candidate(3)
     with pytest.raises(WireError, match=r"rank 4, this aligner trains rank 8: set alignment\.rank to 4"):
         trainer.restore(other_rank)
     poisoned = AdapterWeights(
