@@ -116,7 +116,8 @@ def _learned(aligner: AlignerSummary, index_points: int) -> str:
     return (
         f"The aligner received {aligner.traces} traces, made {aligner.steps} steps, and judged "
         f"{aligner.candidates} candidates on traces that it had not learned from: {aligner.published} "
-        f"were published, {aligner.rejected} were not better than the version at hand. "
+        f"were published, {aligner.rejected} did not gain more than {aligner.min_gain:g} tokens a cycle "
+        "over the version at hand. "
         f"The token index holds {index_points} contexts.\n"
     )
 

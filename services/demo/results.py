@@ -74,13 +74,14 @@ class Rollout(Record):
 
 
 class AlignerSummary(Record):
-    """The aligner's counters at the end."""
+    """The aligner's counters at the end, and the tokens per cycle that a candidate had to gain."""
 
     traces: int
     steps: int
     candidates: int
     rejected: int
     published: int
+    min_gain: float
 
 
 class ControllerSummary(Record):

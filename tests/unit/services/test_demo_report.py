@@ -51,7 +51,7 @@ def demo(records: list[RequestRecord], rollouts: tuple[Rollout, ...] = ROLLOUTS)
         requests=tuple(records),
         timeline=timeline.points(),
         rollouts=rollouts,
-        aligner=AlignerSummary(traces=9, steps=8, candidates=3, rejected=1, published=2),
+        aligner=AlignerSummary(traces=9, steps=8, candidates=3, rejected=1, published=2, min_gain=0.0),
         controller=ControllerSummary(promoted=2, revoked=1, verdict="version 3: better"),
         index_points=7,
         problems=shortcomings(records, len(records), rollouts),
