@@ -15,7 +15,7 @@ from evospec.bench.command import make_folder
 from evospec.bench.machine import describe_machine, git_commit
 from evospec.bench.prompts import read_prompts
 from evospec.bench.results import shown_name
-from evospec.config import Config, RolloutConfig
+from evospec.config import AlignmentConfig, Config, RolloutConfig
 from evospec.models.loading import pick_device, pick_dtype, resolve_target
 from services.demo.client import TIMEOUT_S, ChatClient
 from services.demo.display import Display, ReplicaView, View, open_display
@@ -39,7 +39,7 @@ WINDOW_S = 8.0  # of sliding rates
 GRACE_S = 120.0  # after the last answer, for a version that is on its way
 # For two minutes of a request a second, on processors that replicas and aligner share.
 ROLLOUT = RolloutConfig(speed_margin=0.3, min_requests=4, soak_s=5.0, max_minutes=0.5, poll_s=0.5)
-# Five dozen short answers of four topics hardly make a trained drafter better; what they change lies within this.
+# Five dozen short answers of four topics hardly make a trained drafter better, or worse: not by this.
 # Versions bring the cluster's core and successor tables as well, and a demo is to show how they travel.
 MIN_GAIN = -0.02
 
@@ -65,7 +65,7 @@ class DemoOptions:
         config = load_config(options=given)
         rollout = ROLLOUT if config.rollout == RolloutConfig() else config.rollout
         alignment = config.alignment
-        if "min_gain" not in alignment.model_fields_set:
+        if alignment == AlignmentConfig():
             alignment = alignment.model_copy(update={"min_gain": MIN_GAIN})
         return config.model_copy(update={"rollout": rollout, "alignment": alignment})
 

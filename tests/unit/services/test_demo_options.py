@@ -23,5 +23,5 @@ def test_rollout_settings_of_the_environment_hold(monkeypatch: pytest.MonkeyPatc
 
 def test_candidates_need_not_be_better_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert DemoOptions().config().alignment.min_gain == MIN_GAIN < 0
-    monkeypatch.setenv("EVOSPEC_ALIGNMENT__MIN_GAIN", "0")
-    assert DemoOptions().config().alignment.min_gain == 0
+    monkeypatch.setenv("EVOSPEC_ALIGNMENT__MIN_GAIN", "0.01")
+    assert DemoOptions().config().alignment.min_gain == 0.01
