@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,8 @@ class RecorderCounts:
 class TraceRecorder:
     """Assembles the traces of all running requests of one engine.
 
-    Per request, the engine calls `prompt` once, `emitted` after prefill (for the first
-    token) and after each cycle, then `finish`. Arrays are kept as they are until a window is complete,
+    Per request, the engine calls `prompt` once, `emitted` with what prefill (the first
+    token) and all cycles yielded, then `finish`. Arrays are kept as they are until a window is complete,
     features on their device: nobody may write to them. Calls for a request that `prompt` did not open
     are ignored: one that opted out stays unrecorded.
 
@@ -105,59 +105,33 @@ class TraceRecorder:
         )
 
     @torch.inference_mode()
-    def emitted(
-        self,
-        request_id: str,
-        features: Tensor,
-        tokens: Sequence[int],
-        top_ids: np.ndarray,
-        top_logprobs: np.ndarray,
-        drafted: int,
-        accepted: int,
-        missed: np.ndarray,
-        past: RequestPast | None = None,
-    ) -> None:
-        """Adds the m tokens that one cycle emitted for a request.
-
-        Row i of each array belongs to the position whose logits gave token i: the last known
-        position before the cycle for i = 0, that of token i - 1 after it.
-
-        Args:
-            features: target features [m, taps * hidden], on any device.
-            tokens: emitted token ids, m of them, end-of-sequence included.
-            top_ids: the target's best tokens, distinct [m, trace_top_k].
-            top_logprobs: their log-probabilities at temperature 1 [m, trace_top_k].
-            drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
-            accepted: how many of them the target accepted; m may end before that.
-            missed: whether token i was outside the active rows, bool [m].
-            past: what the drafter has for earlier positions; needed where a window fills up, see
-                `WindowClock`.
+    def emitted(self, request_id: str, cycles: Iterable[Cycle]) -> None:
+        """Adds what one or several cycles yielded for a request, in order.
 
         Raises:
-            ValueError: the counts disagree, or the past is missing.
+            ValueError: the counts disagree, or a past is missing.
         """
         window = self._open.get(request_id)
         if window is None:
             return
-        count = len(tokens)
-        lengths = {features.shape[0], len(top_ids), len(top_logprobs), len(missed)}
-        if lengths != {count} or accepted > drafted or count > accepted + 1:
-            raise ValueError(
-                f"request {request_id}: {count} tokens, of {drafted} drafted and {accepted} accepted, "
-                f"come with {sorted(lengths)} rows"
-            )
-        cycle = Cycle(features, tokens, top_ids, top_logprobs, drafted, accepted, missed)
-        first = 0
+        for cycle in cycles:
+            cycle.check(request_id)
+            window = self._add(request_id, window, cycle)
+
+    def _add(self, request_id: str, window: TraceWindow, cycle: Cycle) -> TraceWindow:
+        """Returns the window that is open afterwards."""
+        first, count = 0, len(cycle.tokens)
         while first < count:
             last = min(first + window.room, count)
             window.append(cycle, first, last)
             first = last
             if not window.room:
-                if past is None:
+                if cycle.past is None:
                     raise ValueError(f"request {request_id}: a window is full, and no past for the next")
                 self._complete(window)
-                window = window.successor(self.context, past, self._stamp)
+                window = window.successor(self.context, cycle.past, self._stamp)
                 self._open[request_id] = window
+        return window
 
     @torch.inference_mode()
     def finish(self, request_id: str) -> None:

@@ -39,7 +39,7 @@ class Trace:
         draft_position: int8 [width]; for token i + 1: its place in the draft it was
             checked in (0 first), -1 when it was not drafted (bonus, or first token).
         accepted: bool [width]; whether the draft token at that place was accepted.
-        missed: bool [width]; token i + 1 was not in the active vocabulary.
+        missed: bool [width]; token i + 1 was not in the active vocabulary, whatever was drafted from.
         past: keys, rotated, and values of the drafter at positions before `start`, the latest of those that
             it had when the window was opened, bfloat16 bit patterns as uint16 [2, kv_heads, pairs,
             head_dim]. The window alone is not what drafts were made from.

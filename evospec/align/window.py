@@ -57,9 +57,24 @@ class Stamp:
     vocabulary_epoch: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Cycle:
-    """What one cycle yielded for one request; see `TraceRecorder.emitted`."""
+    """What one cycle yielded for one request: m tokens.
+
+    Row i of each array belongs to the position whose logits gave token i: the last known
+    position before the cycle for i = 0, that of token i - 1 after it.
+
+    Attributes:
+        features: target features [m, taps * hidden], on any device.
+        tokens: emitted token ids, m of them, end-of-sequence included.
+        top_ids: the target's best tokens, distinct [m, trace_top_k].
+        top_logprobs: their log-probabilities at temperature 1 [m, trace_top_k].
+        drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
+        accepted: how many of them the target accepted; m may end before that.
+        missed: whether token i was outside the active rows, bool [m].
+        past: what the drafter has for earlier positions; needed where a window fills up, see
+            `WindowClock`.
+    """
 
     features: Tensor
     tokens: Sequence[int]
@@ -68,6 +83,19 @@ class Cycle:
     drafted: int
     accepted: int
     missed: np.ndarray
+    past: RequestPast | None = None
+
+    def check(self, request_id: str) -> None:
+        """Raises ValueError where counts disagree."""
+        count, rows = len(self.tokens), len(self.features)
+        same = count == rows == len(self.top_ids) == len(self.top_logprobs) == len(self.missed)
+        if same and count <= self.accepted + 1 <= self.drafted + 1:
+            return
+        lengths = sorted({rows, len(self.top_ids), len(self.top_logprobs), len(self.missed)})
+        raise ValueError(
+            f"request {request_id}: {count} tokens, of {self.drafted} drafted and {self.accepted} accepted, "
+            f"come with {lengths} rows"
+        )
 
 
 class TraceWindow:
@@ -147,7 +175,13 @@ class TraceWindow:
         context, parts = self.context, self._parts
         unscored = np.zeros((context, self.layout.top_k))
         logprobs = [unscored, *(part.cycle.top_logprobs[part.first : part.last] for part in parts)]
-        places = np.concatenate([np.full(context, -1), *(part.draft_places for part in parts)])
+        cycles = [
+            (place, part.cycle.drafted, part.cycle.accepted)
+            for part in parts
+            for place in range(part.first, part.last)
+        ]
+        # All at once: array operations on each cycle's few tokens would take longer than the rest.
+        place, drafted, accepted = np.array([(0, 0, 0)] * context + cycles, dtype=np.int64).reshape(-1, 3).T
         return Trace(
             fingerprints=fingerprints,
             adapter_version=self.stamp.adapter_version,
@@ -163,8 +197,8 @@ class TraceWindow:
             # Rounding may lift a log-probability over 0, and float16 ends where probabilities are 0 anyway.
             top_logprobs=np.concatenate(logprobs).clip(_LOWEST_LOGPROB, 0.0).astype(np.float16),
             generated=np.arange(self.filled) >= context,
-            draft_position=places.astype(np.int8),
-            accepted=np.concatenate([np.zeros(context, dtype=bool), *(part.accepted for part in parts)]),
+            draft_position=np.where(place < drafted, place, -1).astype(np.int8),
+            accepted=place < accepted,
             missed=np.concatenate(
                 [
                     np.zeros(context, dtype=bool),
@@ -182,16 +216,6 @@ class _Part:
     cycle: Cycle
     first: int
     last: int
-
-    @property
-    def draft_places(self) -> np.ndarray:
-        places = np.arange(self.first, self.last)
-        return np.where(places < self.cycle.drafted, places, -1)
-
-    @property
-    def accepted(self) -> np.ndarray:
-        accepted: np.ndarray = np.arange(self.first, self.last) < self.cycle.accepted
-        return accepted
 
 
 def _bits(numbers: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
 _SELDOM = 16  # cycles learned from at once while drafts don't depend on it: many take little longer than one
+_BEHIND = 16  # cycles that may wait to be recorded; for each time as many, one more part comes with a cycle
 
 
 class Learning:
@@ -55,14 +56,12 @@ class Learning:
         enough = 1 if read else _SELDOM
         if self._observer.untaught >= enough and (self.spare.seconds > 0 or self._untaught >= _LATEST):
             self._paid(self._teach)
-        began_anew = False
-        while self.spare.seconds > 0 or self._unrecorded >= _LATEST:
+        due = self._observer.unrecorded // _BEHIND or int(self._unrecorded >= _LATEST)
+        while self.spare.seconds > 0 or due > 0:
+            due -= 1
             self._unrecorded = 0
-            if self._paid(self._go_on):
-                continue
-            if began_anew or self._observer.untaught:
+            if not self._paid(self._go_on):
                 return
-            self._parts, began_anew = self._observer.record(), True
 
     def _teach(self) -> bool:
         self._untaught = 0
@@ -71,6 +70,9 @@ class Learning:
 
     def _go_on(self) -> bool:
         """Records one part; returns whether there was one."""
+        if next(self._parts, self) is not self:
+            return True
+        self._parts = self._observer.record()
         return next(self._parts, self) is not self
 
     def _paid(self, work: Callable[[], bool]) -> bool:

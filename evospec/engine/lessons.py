@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
+from evospec.align.window import Cycle
 from evospec.engine.host_copy import Fetched
 from evospec.engine.report import Report
 from evospec.engine.request import Request
 from evospec.engine.state import RequestState
 from evospec.engine.trace_pasts import FetchedPast
 from evospec.vocab.protocol import Ranked, VocabularyPolicy
+from evospec.vocab.semantic import LIKELY
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,111 @@ class ReadPrompt:
 
 @dataclass(slots=True)
 class Backlog:
-    """What some learner has yet to learn from, in order."""
+    """What some learner has yet to learn from: of each request its prompt, what it emitted, and its end.
+
+    Attributes:
+        ended: requests that ended without a last emission.
+    """
 
     prompts: list[ReadPrompt] = field(default_factory=list)
     lessons: list[Lesson] = field(default_factory=list)
+    ended: list[RequestState] = field(default_factory=list)
+
+    def extend(self, later: Backlog) -> None:
+        self.prompts += later.prompts
+        self.lessons += later.lessons
+        self.ended += later.ended
 
 
-def teach(vocabulary: VocabularyPolicy, lessons: Sequence[Lesson]) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """A lesson's report, read once for all its rows.
+
+    Attributes:
+        best: the target's best tokens, best first, int64 [rows, places, any number].
+        logprobs: of the traced ones [rows, places, traced].
+        missed: whether tokens were outside the active rows, bool [rows, places].
+        likely: the first of the best ones, those that a context learns from, by row and place.
+    """
+
+    features: Tensor | None
+    best: np.ndarray
+    logprobs: np.ndarray
+    missed: np.ndarray
+    likely: list[list[list[int]]]
+    pasts: Mapping[str, FetchedPast]
+
+    @classmethod
+    def of(cls, lesson: Lesson) -> Outcome:
+        report, best = lesson.report, lesson.report.best()
+        return cls(
+            None if lesson.features is None else lesson.features.tensor(),
+            best,
+            report.logprobs(),
+            report.missed(),
+            best[:, :, :LIKELY].tolist(),
+            lesson.pasts,
+        )
+
+
+@dataclass(slots=True)
+class Course:
+    """What one request emitted in several cycles, in order."""
+
+    state: RequestState
+    emissions: list[Emission] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def last(self) -> bool:
+        """Whether the request ended with it."""
+        return self.emissions[-1].last
+
+    def cycles(self, traced: int) -> Iterator[Cycle]:
+        """What traces record of it, with so many of the target's best tokens."""
+        request_id = self.state.request.id
+        for emission, outcome in zip(self.emissions, self.outcomes, strict=True):
+            if outcome.features is None:
+                continue
+            row, count = emission.row, len(emission.tokens)
+            past = outcome.pasts.get(request_id)
+            yield Cycle(
+                outcome.features[row, :count],
+                emission.tokens,
+                outcome.best[row, :count, :traced],
+                outcome.logprobs[row, :count],
+                emission.drafted,
+                emission.accepted,
+                outcome.missed[row, :count],
+                None if past is None else past.read(),
+            )
+
+
+def courses(lessons: Sequence[Lesson]) -> list[Course]:
+    """By request what some cycles emitted: each is told once, however many they are."""
+    found: dict[str, Course] = {}
+    for lesson in lessons:
+        outcome = Outcome.of(lesson)
+        for emission in lesson.emissions:
+            request_id = emission.state.request.id
+            course = found.get(request_id)
+            if course is None:
+                course = found[request_id] = Course(emission.state)
+            course.emissions.append(emission)
+            course.outcomes.append(outcome)
+    return list(found.values())
+
+
+def teach(vocabulary: VocabularyPolicy, fresh: Backlog) -> None:
     """What all requests of some cycles have to say, at once: one by one would take longer than a cycle."""
     emitted: dict[str, list[int]] = {}
     drafted: dict[str, list[np.ndarray]] = {}
     ranked: list[Ranked] = []
-    for lesson in lessons:
+    for prompt in fresh.prompts:
+        if prompt.best is not None:
+            best = prompt.best.tensor().numpy()
+            ranked.append(Ranked([prompt.request.id], [len(best)], best))
+    for lesson in fresh.lessons:
         wanted, emissions = lesson.report.wanted, lesson.emissions
         for emission in emissions:
             emitted.setdefault(emission.state.request.id, []).extend(emission.tokens)

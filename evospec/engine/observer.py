@@ -8,24 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
 from evospec.decoding.best import best_tokens
 from evospec.engine.contexts import ContextVectors
 from evospec.engine.host_copy import Fetched, fetch
-from evospec.engine.lessons import Backlog, Emission, Lesson, ReadPrompt, teach
+from evospec.engine.lessons import Backlog, Course, Emission, Lesson, ReadPrompt, courses, teach
 from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
 from evospec.engine.state import RequestState
 from evospec.engine.trace_pasts import FetchedPast, TracePasts
 from evospec.models.target import Target
-from evospec.vocab.protocol import Ranked, VocabularyPolicy
+from evospec.vocab.protocol import VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
 
-_MOST_PARTS = 8  # that the cycles learned from at once are taken in by: each has to come soon
+_AT_ONCE = 64  # emissions that are recorded in one part, about: it has to be over soon
 _LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
 
 
@@ -59,16 +57,11 @@ class Learners:
         return Wanted(min(ranked, vocab_size), min(best, vocab_size), drafted)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Best:
-    """The target's best tokens and their log-probabilities, [rows, places, k] each."""
-
-    ids: np.ndarray
-    logprobs: np.ndarray
-
-
 class Observer:
-    """Feeds the learners.
+    """Feeds the learners: first the vocabulary, which drafts wait for, then all others.
+
+    What comes waits to be taught, and what has been taught to be recorded: whoever hears of a request's end
+    has heard all that it emitted, the vocabulary too.
 
     Args:
         contexts: what slots hold of the requests in them; None when nobody searches.
@@ -89,10 +82,8 @@ class Observer:
         self._semantic = learners.semantic
         self._contexts = contexts
         self._pasts = pasts
-        # What nobody has learned from: the vocabulary, which drafts wait for, and all others.
         self._untaught = Backlog()
         self._unrecorded = Backlog()
-        self._ended: list[RequestState] = []  # without a last emission
         self._leaving: set[str] = set()  # requests that have ended, but not for learners
         self._vectors: list[tuple[str, Fetched]] = []  # contexts to look up, by request
         self._untraced = learners.wanted(target.vocab_size, traced=False)
@@ -130,9 +121,7 @@ class Observer:
             latest = prompted.features[:-1][-self._recorder.context :]
             features = fetch(latest)
             past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
-        read = ReadPrompt(request, context, best, features, past)
-        self._untaught.prompts.append(read)
-        self._unrecorded.prompts.append(read)
+        self._untaught.prompts.append(ReadPrompt(request, context, best, features, past))
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
         """Keeps a cycle to learn from."""
@@ -142,14 +131,12 @@ class Observer:
                 past = self._pasts.emitted(emission.state, len(emission.tokens))
                 if past is not None:
                     pasts[emission.state.request.id] = past
-        lesson = Lesson(report, emissions, features, pasts)
-        self._untaught.lessons.append(lesson)
-        self._unrecorded.lessons.append(lesson)
+        self._untaught.lessons.append(Lesson(report, emissions, features, pasts))
         self._leaving.update(emission.state.request.id for emission in emissions if emission.last)
 
     def ended(self, state: RequestState) -> None:
         """A request has ended without another token; learners hear of it after what it emitted."""
-        self._ended.append(state)
+        self._untaught.ended.append(state)
         self._leaving.add(state.request.id)
 
     def still_learns(self, request_id: str) -> bool:
@@ -161,44 +148,56 @@ class Observer:
         """Cycles that the vocabulary has not learned from."""
         return len(self._untaught.lessons)
 
+    @property
+    def unrecorded(self) -> int:
+        """Cycles that only the vocabulary has learned from."""
+        return len(self._unrecorded.lessons)
+
     def teach(self) -> int:
         """Lets the vocabulary learn from what came since the last call, and change; returns how many head
         rows were written."""
         fresh, self._untaught = self._untaught, Backlog()
+        self._unrecorded.extend(fresh)
         if self._vocabulary is None:
             return 0
-        for prompt in fresh.prompts:
-            if prompt.best is not None:
-                best = prompt.best.tensor().numpy()
-                self._vocabulary.ranked(Ranked([prompt.request.id], [len(best)], best))
-        teach(self._vocabulary, fresh.lessons)
+        teach(self._vocabulary, fresh)
         return self._vocabulary.apply()
 
     def record(self) -> Iterator[None]:
-        """Lets all others learn from what came since the last call, in parts that take well less than a cycle
-        each. Before it the vocabulary must have been taught, since it hears here who has ended; the next
-        call must come after the last part."""
+        """Lets all others learn from what the vocabulary has been taught since the last call, in parts that
+        take well less than a cycle each; the next call must come after the last part."""
+        # At once: what is taught while parts are recorded is of later cycles, and of requests they may begin.
         fresh, self._unrecorded = self._unrecorded, Backlog()
         vectors, self._vectors = self._vectors, []
-        ended, self._ended = self._ended, []
+        return self._recorded(fresh, vectors)
+
+    def _recorded(self, fresh: Backlog, vectors: list[tuple[str, Fetched]]) -> Iterator[None]:
         for prompt in fresh.prompts:
             self._read(prompt)
             yield
         for request_id, vector in vectors:
             if self._semantic is not None:
                 self._semantic.look_up(request_id, vector.tensor().numpy())
-        at_once = max(-(-len(fresh.lessons) // _MOST_PARTS), 1)
-        for first in range(0, len(fresh.lessons), at_once):
-            for lesson in fresh.lessons[first : first + at_once]:
-                self._take_in(lesson)
-            yield
-        for state in ended:
-            self._finish(state)
-        if self._vocabulary is not None:
-            last = sum(one.last for lesson in fresh.lessons for one in lesson.emissions)
-            for _ in range(max(last, 1)):
-                self._vocabulary.study()
+        taken = 0
+        for course in courses(fresh.lessons):
+            self._take_in(course)
+            taken += len(course.emissions)
+            if taken >= _AT_ONCE or course.last:
+                taken = 0
                 yield
+            if course.last:
+                yield from self._leave(course.state)
+        if taken:
+            yield
+        for state in fresh.ended:
+            yield from self._leave(state)
+
+    def _leave(self, state: RequestState) -> Iterator[None]:
+        self._finish(state)
+        yield
+        if self._vocabulary is not None:
+            self._vocabulary.study()
+            yield
 
     def _read(self, prompt: ReadPrompt) -> None:
         request = prompt.request
@@ -208,43 +207,22 @@ class Observer:
             features, past = prompt.features.tensor(), prompt.past.read()
             self._recorder.prompt(request.id, request.prompt_ids, features, past, request.tenant)
 
-    def _take_in(self, lesson: Lesson) -> None:
-        best = _Best(lesson.report.best(), lesson.report.logprobs())
-        for emission in lesson.emissions:
-            if self._semantic is not None and self._contexts is not None:
-                self._follow(self._semantic, self._contexts, emission, best)
-            if self._recorder is not None and lesson.features is not None and emission.state.request.trace:
-                self._record(self._recorder, emission, best, lesson.features.tensor(), lesson)
-            if emission.last:
-                self._finish(emission.state)
+    def _take_in(self, course: Course) -> None:
+        if self._semantic is not None and self._contexts is not None:
+            self._follow(self._semantic, self._contexts, course)
+        if self._recorder is not None and course.state.request.trace:
+            self._recorder.emitted(course.state.request.id, course.cycles(self._traced.traced))
 
-    def _follow(
-        self, semantic: SemanticSource, contexts: ContextVectors, emission: Emission, best: _Best
-    ) -> None:
-        request_id, tokens = emission.state.request.id, emission.tokens
-        due = semantic.emitted(request_id, tokens, best.ids[emission.row, : len(tokens)])
+    def _follow(self, semantic: SemanticSource, contexts: ContextVectors, course: Course) -> None:
+        state, due = course.state, False
+        for emission, outcome in zip(course.emissions, course.outcomes, strict=True):
+            best = outcome.likely[emission.row][: len(emission.tokens)]
+            due = semantic.emitted(state.request.id, emission.tokens, best)
         # One a cycle: with many requests, look-ups that wait for the next cycle do no harm. A slot whose
         # request has ended meanwhile may be another's.
-        if due and emission.state.running and not self._vectors:
-            semantic.asked(request_id)
-            self._vectors.append((request_id, fetch(contexts.vector(emission.state.slot))))
-
-    def _record(
-        self, recorder: TraceRecorder, emission: Emission, best: _Best, features: Tensor, lesson: Lesson
-    ) -> None:
-        request_id, row, count = emission.state.request.id, emission.row, len(emission.tokens)
-        past = lesson.pasts.get(request_id)
-        recorder.emitted(
-            request_id,
-            features=features[row, :count],
-            tokens=emission.tokens,
-            top_ids=best.ids[row, :count, : self._traced.traced],
-            top_logprobs=best.logprobs[row, :count],
-            drafted=emission.drafted,
-            accepted=emission.accepted,
-            missed=~np.array(lesson.report.covered(row, count)),
-            past=None if past is None else past.read(),
-        )
+        if due and state.running and not self._vectors:
+            semantic.asked(state.request.id)
+            self._vectors.append((state.request.id, fetch(contexts.vector(state.slot))))
 
     def _finish(self, state: RequestState) -> None:
         """A request has ended, and all it emitted is learned."""

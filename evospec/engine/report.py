@@ -123,6 +123,15 @@ class Report:
         start = 1 + self._layout.places + self._layout.tree
         return [flag > 0 for flag in self._numbers[row, start : start + count].tolist()]
 
+    def missed(self) -> np.ndarray:
+        """Whether tokens were outside the active rows, bool [rows, places]."""
+        places = self._layout.places
+        if not self._layout.covered:
+            return np.zeros((len(self._numbers), places), dtype=bool)
+        start = 1 + places + self._layout.tree
+        missed: np.ndarray = self._numbers[:, start : start + places] == 0
+        return missed
+
     def best(self) -> np.ndarray:
         """The target's best tokens, best first, int64 [rows, places, k]."""
         shape = (len(self._numbers), self._layout.places, self._layout.wanted.best)

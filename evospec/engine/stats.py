@@ -24,7 +24,7 @@ class EngineStats:
     accepted_tokens: int = 0
     attempted_per_position: list[int] = field(default_factory=list)
     accepted_per_position: list[int] = field(default_factory=list)
-    covered_tokens: int = 0  # emitted tokens that were active when drafted
+    covered_tokens: int = 0  # emitted tokens that were active when drafted from the active rows
     coverable_tokens: int = 0
     vocabulary_rows_changed: int = 0
     adapter_swaps: int = 0

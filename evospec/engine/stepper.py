@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from time import perf_counter
 
 from evospec.config import EngineConfig
@@ -55,7 +56,10 @@ class Stepper:
         self.stats = EngineStats()
         self._prefill_chunk = min(config.prefill_chunk, max_length)
         self.scheduler = Scheduler(config.max_batch)
-        plans = plans_of(config, drafts=drafter is not None, prunes=learners.vocabulary is not None)
+        tables = target.tables if drafter is None else drafter.tables(target.tables)
+        self._full_head = HeadView(tables.head, tables.head_ids)
+        self._vocabulary = learners.vocabulary
+        plans = plans_of(config, drafts=drafter is not None, prunes=self._prunes())
         self.runner = Runner(
             target,
             drafter,
@@ -71,7 +75,6 @@ class Stepper:
             ),
         )
         self._target = target
-        self._vocabulary = learners.vocabulary
         self._recorder = learners.recorder
         slots = self.runner.slots
         pasts = None
@@ -87,8 +90,6 @@ class Stepper:
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
-        tables = target.tables if drafter is None else drafter.tables(target.tables)
-        self._full_head = HeadView(tables.head, tables.head_ids)
         self.update_gauges()
 
     def watch(self, stopwatch: Stopwatch) -> None:
@@ -250,7 +251,7 @@ class Stepper:
         self._observer.note(report, emissions, flight.features)
         self.stats.count_cycle(plan.name)
         for emission in emissions:
-            self._count_draft(emission, plan.nodes, report)
+            self._count_draft(emission, plan, report)
         self._time(flight, emissions)
         return [_output(emission, report) for emission in emissions]
 
@@ -277,9 +278,11 @@ class Stepper:
         self.stats.requests_finished += state.finish is not None
         return Emission(state, row, kept, drafted, accepted, last=state.finish is not None)
 
-    def _count_draft(self, emission: Emission, nodes: int, report: Report) -> None:
-        if emission.drafted:
-            self.stats.count_draft(emission.drafted, emission.accepted, nodes)
+    def _count_draft(self, emission: Emission, plan: DraftPlan, report: Report) -> None:
+        if not emission.drafted:
+            return
+        self.stats.count_draft(emission.drafted, emission.accepted, plan.nodes)
+        if plan.reads_vocabulary:  # else drafts say nothing of the active rows
             kept = len(emission.tokens)
             self.stats.coverable_tokens += kept
             self.stats.covered_tokens += sum(report.covered(emission.row, kept))
@@ -307,7 +310,13 @@ class Stepper:
             self.runner.slots.park(after, before)
 
     def _head_of(self, plan: DraftPlan) -> HeadView:
-        return self._full_head if plan.full_head else self._head()
+        # Tokens are held against the active rows even where drafts are not: so traces say of all alike.
+        return replace(self._full_head, active=self._head().active) if plan.full_head else self._head()
+
+    def _prunes(self) -> bool:
+        """Whether the vocabulary's head is another than the full one."""
+        head = self._head()
+        return not head.plain or head.rows.shape[0] < self._full_head.rows.shape[0]
 
     def _head(self) -> HeadView:
         return self._full_head if self._vocabulary is None else self._vocabulary.head()

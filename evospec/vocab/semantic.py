@@ -72,15 +72,16 @@ class SemanticSource:
         self._contexts[request.id] = _Context(request, vector)
         self.look_up(request.id, vector)
 
-    def emitted(self, request_id: str, tokens: Sequence[int], best_ids: np.ndarray) -> bool:
+    def emitted(self, request_id: str, tokens: Sequence[int], best: Sequence[Sequence[int]]) -> bool:
         """Adds emitted tokens; returns whether it is time for `look_up`, which `asked` says is on its way.
 
         Args:
-            best_ids: the target's best tokens at their positions, best first [tokens, any number].
+            best: the target's best tokens at the position of each, best first, any number.
         """
         context = self._contexts[request_id]
         context.used.extend(tokens)
-        context.used.extend(best_ids[:, 1:LIKELY].ravel().tolist())
+        for choices in best:
+            context.used.extend(choices[1:LIKELY])
         context.since_lookup += len(tokens)
         return context.since_lookup >= self._config.refresh_tokens
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace, floats_of
 from evospec.align.trace_codec import check, decode, encode
-from evospec.align.window import RequestPast
+from evospec.align.window import Cycle, RequestPast
 from evospec.vocab.tenants import tenant_key
 from tests.unit.align_tiny import (
     FINGERPRINTS,
@@ -82,14 +82,18 @@ class FakeEngine:
         self.tokens += fresh
         self.recorder.emitted(
             self.request_id,
-            features=self.features(range(last, last + count)),
-            tokens=fresh,
-            top_ids=top,
-            top_logprobs=np.tile(np.log(np.arange(1, TOP_K + 1) / 20)[::-1], (count, 1)),
-            drafted=drafted,
-            accepted=accepted,
-            missed=missed,
-            past=request_past(max(last - 2, 0)),  # some pairs wait to be written
+            [
+                Cycle(
+                    features=self.features(range(last, last + count)),
+                    tokens=fresh,
+                    top_ids=top,
+                    top_logprobs=np.tile(np.log(np.arange(1, TOP_K + 1) / 20)[::-1], (count, 1)),
+                    drafted=drafted,
+                    accepted=accepted,
+                    missed=missed,
+                    past=request_past(max(last - 2, 0)),  # some pairs wait to be written
+                )
+            ],
         )
 
     def run(self, cycles: Sequence[tuple[int, int]]) -> FakeEngine:
@@ -228,9 +232,8 @@ def test_traces_name_the_tenant_by_its_key() -> None:
     for name in ("a", "b"):
         recorded.prompt(name, [1], torch.zeros(0, FEATURES), request_past(0), name)
         fields = {"tokens": [1] * 4, "top_ids": np.zeros((4, TOP_K)), "top_logprobs": np.zeros((4, TOP_K))}
-        recorded.emitted(
-            name, torch.zeros(4, FEATURES), drafted=3, accepted=3, missed=np.zeros(4, bool), **fields
-        )
+        cycle = Cycle(torch.zeros(4, FEATURES), drafted=3, accepted=3, missed=np.zeros(4, bool), **fields)
+        recorded.emitted(name, [cycle])
         recorded.finish(name)
     assert [trace.tenant for trace in recorded.take()] == [tenant_key("a"), tenant_key("b")]
 
@@ -303,13 +306,17 @@ def test_windows_with_nan_are_dropped_and_counted() -> None:
     engine = FakeEngine(recorded).start()
     engine.recorder.emitted(
         "r",
-        features=torch.full((1, FEATURES), torch.inf),
-        tokens=[1],
-        top_ids=np.arange(TOP_K)[None],
-        top_logprobs=np.full((1, TOP_K), -2.0),
-        drafted=0,
-        accepted=0,
-        missed=np.array([False]),
+        [
+            Cycle(
+                features=torch.full((1, FEATURES), torch.inf),
+                tokens=[1],
+                top_ids=np.arange(TOP_K)[None],
+                top_logprobs=np.full((1, TOP_K), -2.0),
+                drafted=0,
+                accepted=0,
+                missed=np.array([False]),
+            )
+        ],
     )
     engine.tokens.append(1)
     engine.run([(5, 5)] * 8)
@@ -325,13 +332,17 @@ def test_log_probabilities_are_brought_into_float16() -> None:
     FakeEngine(recorded).start().run([(5, 4)])
     recorded.emitted(
         "r",
-        features=torch.zeros(1, FEATURES),
-        tokens=[1],
-        top_ids=np.arange(TOP_K)[None],
-        top_logprobs=np.array([[1e-7, -5.0, -1e6, -np.inf]]),
-        drafted=0,
-        accepted=0,
-        missed=np.array([False]),
+        [
+            Cycle(
+                features=torch.zeros(1, FEATURES),
+                tokens=[1],
+                top_ids=np.arange(TOP_K)[None],
+                top_logprobs=np.array([[1e-7, -5.0, -1e6, -np.inf]]),
+                drafted=0,
+                accepted=0,
+                missed=np.array([False]),
+            )
+        ],
     )
     recorded.finish("r")
     (trace,) = recorded.take()
@@ -362,13 +373,17 @@ def test_counts_that_disagree_are_an_error(drafted: int, accepted: int, tokens: 
     with pytest.raises(ValueError, match="request r"):
         recorded.emitted(
             "r",
-            features=torch.zeros(rows, FEATURES),
-            tokens=[1] * tokens,
-            top_ids=np.zeros((rows, TOP_K), dtype=np.int64),
-            top_logprobs=np.zeros((rows, TOP_K)),
-            drafted=drafted,
-            accepted=accepted,
-            missed=np.zeros(rows, dtype=bool),
+            [
+                Cycle(
+                    features=torch.zeros(rows, FEATURES),
+                    tokens=[1] * tokens,
+                    top_ids=np.zeros((rows, TOP_K), dtype=np.int64),
+                    top_logprobs=np.zeros((rows, TOP_K)),
+                    drafted=drafted,
+                    accepted=accepted,
+                    missed=np.zeros(rows, dtype=bool),
+                )
+            ],
         )
 
 

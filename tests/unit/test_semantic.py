@@ -22,7 +22,7 @@ def source() -> SemanticSource:
 
 def emit(source: SemanticSource, tokens: Sequence[int], second: Sequence[int]) -> bool:
     """Tokens that were the target's choice, with its second choices."""
-    return source.emitted("r", tokens, np.array([tokens, second, [99] * len(tokens)]).T)
+    return source.emitted("r", tokens, [[*choices, 99] for choices in zip(tokens, second, strict=True)])
 
 
 def test_a_point_holds_the_tail_of_what_was_emitted_or_nearly_so_each_token_once(
@@ -49,7 +49,7 @@ def test_a_full_point_holds_what_came_up_most_often(source: SemanticSource) -> N
 
 def test_fewer_reported_choices_will_do(source: SemanticSource) -> None:
     source.admit(Request("r", (50,)), VECTOR)
-    source.emitted("r", [20], np.zeros((1, 0), np.int64))
+    source.emitted("r", [20], [[]])
     source.finish("r", learn=True)
     assert source.take_points()[0].token_ids == (20,)
 
