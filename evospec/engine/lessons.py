@@ -167,13 +167,14 @@ def courses(lessons: Sequence[Lesson]) -> list[Course]:
 
 def teach(vocabulary: VocabularyPolicy, fresh: Backlog) -> None:
     """What all requests of some cycles have to say, at once: one by one would take longer than a cycle."""
+    read = [
+        _ranked_prompt(prompt.request, prompt.best) for prompt in fresh.prompts if prompt.best is not None
+    ]
+    if read:
+        vocabulary.ranked(Ranked.joined(read))
     emitted: dict[str, list[int]] = {}
     drafted: dict[str, list[np.ndarray]] = {}
     ranked: list[Ranked] = []
-    for prompt in fresh.prompts:
-        if prompt.best is not None:
-            best = prompt.best.tensor().numpy()
-            ranked.append(Ranked([prompt.request.id], [len(best)], best))
     for lesson in fresh.lessons:
         wanted, emissions = lesson.report.wanted, lesson.emissions
         for emission in emissions:
@@ -190,6 +191,11 @@ def teach(vocabulary: VocabularyPolicy, fresh: Backlog) -> None:
         vocabulary.ranked(Ranked.joined(ranked))
     if drafted:
         vocabulary.drafted({request_id: np.concatenate(each) for request_id, each in drafted.items()})
+
+
+def _ranked_prompt(request: Request, best: Fetched) -> Ranked:
+    ids = best.tensor().numpy()
+    return Ranked([request.id], [len(ids)], ids)
 
 
 def _ranked(lesson: Lesson) -> Ranked:
