@@ -8,23 +8,29 @@ from torch import Tensor
 
 from evospec.decoding.sampling import SamplingBatch
 from evospec.engine.batch_state import BatchState
-from evospec.engine.host_copy import SentReport
+from evospec.engine.host_copy import Fetched, SentReport
 from evospec.engine.plan import DraftPlan
 from evospec.engine.report import Report, ReportLayout
 
 
 @dataclass(frozen=True, slots=True)
 class Prompted:
-    """A prompt's last chunk, and the first token.
+    """A prompt's last chunk, and the decision on the first token on its way to the host.
 
     Attributes:
+        sent: a report of one row, without a draft [1, columns].
         hidden: [positions, hidden].
         features: [positions, taps * hidden]; None when nothing is tapped.
     """
 
-    report: Report
+    layout: ReportLayout
+    sent: Fetched
     hidden: Tensor
     features: Tensor | None
+
+    def report(self) -> Report:
+        """Waits for it."""
+        return self.layout.read(self.sent.tensor().numpy())
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,11 +43,11 @@ class PromptPasses:
         self._target, self._drafting, self._slots = target, drafting, slots
         self._widths = sizes.prompt_widths(longest)
         self._graphs: Graphs[TargetOutput] = Graphs(target.device)
+        # One token more: the pair of a position holds the token after it.
+        self._staging = Staging(longest + 1, target.device)
         if self._widths:
             widest = self._widths[-1]
-            # One token more: the pair of a position holds the token after it.
             self._tokens = torch.zeros(1, widest + 1, dtype=torch.int64, device=target.device)
-            self._staging = Staging(widest + 1, target.device)
             self._cache = target.new_cache(1, widest)
             self._draft_cache = None if drafter is None else drafter.new_cache(1, widest)
 
@@ -81,7 +81,7 @@ class PromptPasses:
     def _behind(self, state: RequestState, start: int, stop: int) -> TargetOutput:
         """Kernel by kernel, behind what the slot holds already."""
         device = self._target.device
-        tokens = torch.tensor([state.tokens[start : stop + 1]], device=device)
+        tokens = self._staging.upload(np.array(state.tokens[start : stop + 1]))[None]
         window = Window.of([start], stop - start, device, first_slot=state.slot)
         output = self._target.forward(tokens[:, : stop - start], window, self._slots.cache)
         pairs = min(stop, len(state.tokens) - 1) - start

@@ -16,7 +16,7 @@ from evospec.decoding.best import best_tokens
 from evospec.decoding.draft import Draft
 from evospec.decoding.verify import verify
 from evospec.engine.drafting import Drafting
-from evospec.engine.host_copy import ReportBuffer
+from evospec.engine.host_copy import ReportBuffer, fetch
 from evospec.engine.passes import Launched, Prompted, Step, sampling_of
 from evospec.engine.plan import DraftPlan
 from evospec.engine.prompts import PromptPasses
@@ -92,13 +92,13 @@ class Runner:
     def prefill(
         self, state: RequestState, active: Tensor | None = None, wanted: Wanted = NOTHING
     ) -> Prompted | None:
-        """Processes the next chunk of a prompt; with the last one also decides the first token.
+        """Launches the next chunk of a prompt; with the last one also the decision on the first token.
 
         Args:
             active: see `HeadView`.
 
         Returns:
-            The decision (one row, no draft) once the prompt is complete, else None.
+            None while more of the prompt is to come. Its states hold until the next launch, in stream order.
         """
         stop = min(state.prefilled + self._prefill_chunk, state.prompt_length)
         output = self._prompts.process(state, stop)
@@ -107,8 +107,9 @@ class Runner:
         if stop < state.prompt_length:
             return None
         features = None if output.features is None else output.features[0]
-        report = self._decide_first(state, output.hidden[:, -1:], features, active, wanted)
-        return Prompted(report, output.hidden[0], features)
+        layout = ReportLayout(1, nodes=0, tree=False, covered=active is not None, wanted=wanted)
+        decided = self._decide_first(state, output.hidden[:, -1:], features, active, layout)
+        return Prompted(layout, fetch(decided), output.hidden[0], features)
 
     def _decide_first(
         self,
@@ -116,24 +117,23 @@ class Runner:
         hidden: Tensor,
         features: Tensor | None,
         active: Tensor | None,
-        wanted: Wanted,
-    ) -> Report:
-        """The token after a prompt, from its last position [1, 1, hidden]; the slot's state begins there."""
+        layout: ReportLayout,
+    ) -> Tensor:
+        """The token after a prompt, from its last position [1, 1, hidden], as a report [1, columns]; the
+        slot's state begins there."""
         params, position = state.request.sampling, state.prompt_length
         self.slots.state.set_sampling(state.slot, params)
         sampling = self.slots.state.sampling(
             state.slot, 1, any_sampled=not params.greedy, truncated=params.truncates
         )
-        scores = self.target.scores(hidden)
+        scores, wanted = self.target.scores(hidden), layout.wanted
         best = best_tokens(scores, wanted.best, totals=wanted.traced > 0)
-        first = torch.tensor([position], device=self.device)
+        first = torch.full((1,), position, device=self.device)
         verdict = verify(self._no_draft(1), scores, sampling, first, best.choices)
         pending = features[-1] if features is not None and self._drafting is not None else None
         self.slots.state.start(state.slot, position, params.max_tokens, verdict.tokens[0, 0], pending)
         state.pending = 1
-        layout = ReportLayout(1, nodes=0, tree=False, covered=active is not None, wanted=wanted)
-        self._reports.post(layout.pack(verdict, best, active, self._no_draft(1).tokens))
-        return layout.read(self._reports.send(layout.columns).wait(1, layout.columns))
+        return layout.pack(verdict, best, active, self._no_draft(1).tokens)
 
     # --- cycles ---
 

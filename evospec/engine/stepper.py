@@ -13,7 +13,7 @@ from evospec.engine.learning import Learning
 from evospec.engine.lessons import Emission
 from evospec.engine.observer import Learners, Observer
 from evospec.engine.plan import DraftPlan, plans_of
-from evospec.engine.prefix import PrefixIndex
+from evospec.engine.prompting import Begun, Prompting
 from evospec.engine.report import Report
 from evospec.engine.request import StepOutput
 from evospec.engine.runner import Runner
@@ -27,8 +27,6 @@ from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 from evospec.vocab.head_rows import HeadView
-
-_SHORTEST = 64  # prompt tokens that take as long as fewer
 
 
 class Stepper:
@@ -54,7 +52,7 @@ class Stepper:
         sizes: Sizes | None,
     ) -> None:
         self.stats = EngineStats()
-        self._prefill_chunk = min(config.prefill_chunk, max_length)
+        prefill_chunk = min(config.prefill_chunk, max_length)
         self.scheduler = Scheduler(config.max_batch)
         tables = target.tables if drafter is None else drafter.tables(target.tables)
         self._full_head = HeadView(tables.head, tables.head_ids)
@@ -66,7 +64,7 @@ class Stepper:
             RunnerSettings(
                 slots=config.max_batch,
                 max_length=max_length,
-                prefill_chunk=self._prefill_chunk,
+                prefill_chunk=prefill_chunk,
                 plans=plans,
                 draws=config.sampled_drafts == "drawn",
                 wanted=learners.wanted(target.vocab_size, traced=True),
@@ -82,8 +80,10 @@ class Stepper:
             pasts = TracePasts(learners.recorder, slots.draft_cache)
         self._observer = Observer(target, learners, slots.contexts, pasts)
         self._learning = Learning(self._observer, self.stats)
+        self._prompting = Prompting(
+            self.runner, self.scheduler, self._observer, self._learning, self.stats, prefill_chunk
+        )
         self._controller = Controller(plans)
-        self._prefixes = PrefixIndex(config.max_batch)
         self._overlaps = overlaps(config, target.device)
         self._overlap = self._overlaps
         self._flight: Flight | None = None
@@ -110,15 +110,15 @@ class Stepper:
             self.settle()
         outputs, self._outputs = self._outputs, []
         if self._flight is None:
-            self._retire()
+            self._prompting.retire()
             outputs += self._drop_cancelled()
             outputs += self._prefill()
-            self._retire()
+            self._prompting.retire()
         outputs += self._cycle()
         if self._flight is not None and not self._flight.wanted:
             self._flight = None  # nobody reads it
         if self._flight is None:
-            self._retire()
+            self._prompting.retire()
             self.stats.adapter_version = self._adapter_version
         if not self.scheduler.running:
             self._learning.catch_up()
@@ -158,54 +158,22 @@ class Stepper:
     # --- parts of a step ---
 
     def _prefill(self) -> list[StepOutput]:
-        """Processes prompts for as many tokens as one chunk has: several when they are short."""
+        """Processes prompts, as much as one chunk of them; requests begin whose prompts are complete."""
         if not self.scheduler.can_prefill:
             return []
         began = perf_counter()
-        outputs: list[StepOutput] = []
-        room = self._prefill_chunk
-        while room > 0 and (state := self.scheduler.start_prefill()) is not None:
-            before = state.prefilled
-            outputs += self._prefill_chunk_of(state)
-            room -= max(state.prefilled - before, _SHORTEST)
+        outputs = [self._begin(begun) for begun in self._prompting.launch(self._head().active)]
+        if outputs and not self._overlap:  # else the device would wait, for longer than the first draft gains
+            self._learning.catch_up()
         self.stats.prefill_seconds += perf_counter() - began
         return outputs
 
-    def _prefill_chunk_of(self, state: RequestState) -> list[StepOutput]:
-        if state.prefilled == 0:
-            if self._observer.still_learns(state.request.id):
-                self._learning.catch_up()
-            self._observer.admit(state)
-            self._reuse_prefix(state)
-        before = state.prefilled
-        wanted = self._observer.wanted([state])
-        prompted = self.runner.prefill(state, self._head().active, wanted)
-        self.stats.prompt_tokens += state.prefilled - before
-        if prompted is None:
-            return []
-        self.scheduler.start_running(state)
-        self._observer.prompt(state, prompted)
-        emission = self._emit(state, 0, 0, prompted.report)
-        features = prompted.features
-        fetched = fetch(features[None, -1:]) if features is not None and wanted.traced else None
-        self._observer.note(prompted.report, [emission], fetched)
-        if not self._overlap:  # else the device would wait, for longer than the first draft gains
-            self._learning.catch_up()
-        return [_output(emission, prompted.report)]
-
-    def _reuse_prefix(self, state: RequestState) -> None:
-        """Begins a prompt where an earlier one of the same tenant had the same tokens."""
-        prefix = None
-        if self.runner.reuses_prefix(state):
-            request, running = state.request, self.scheduler.running
-            prefix = self._prefixes.find(request.tenant, request.prompt_ids, running)
-        self._prefixes.forget(state.slot)
-        if prefix is None:
-            return
-        # The drafter's pair at the last common position holds the token after it: it is made anew.
-        state.prefilled = prefix.length - 1
-        self.runner.slots.copy(prefix.slot, state.slot, state.prefilled)
-        self.stats.reused_prompt_tokens += state.prefilled
+    def _begin(self, begun: Begun) -> StepOutput:
+        """Waits for a request's first token."""
+        report = begun.prompted.report()
+        emission = self._emit(begun.state, 0, 0, report)
+        self._observer.note(report, [emission], begun.features)
+        return _output(emission, report)
 
     def _cycle(self) -> list[StepOutput]:
         flight, self._flight = self._flight, None
@@ -296,18 +264,6 @@ class Stepper:
             self._observer.ended(state)
         self.stats.requests_cancelled += len(gone)
         return [StepOutput(state.request.id, (), finish_reason="cancelled") for state in gone]
-
-    def _retire(self) -> None:
-        before = len(self.scheduler.running)
-        for state in self.scheduler.running:
-            if state.finish is not None:
-                self._prefixes.record(state)
-        for move in self.scheduler.retire():
-            self.runner.slots.move(move)
-            self._prefixes.move(move)
-        after = len(self.scheduler.running)
-        if after < before:
-            self.runner.slots.park(after, before)
 
     def _head_of(self, plan: DraftPlan) -> HeadView:
         # Tokens are held against the active rows even where drafts are not: so traces say of all alike.

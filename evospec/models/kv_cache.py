@@ -60,12 +60,16 @@ class Window:
 
     @classmethod
     def of(cls, starts: list[int], width: int, device: torch.device, first_slot: int = 0) -> Window:
+        single = starts[0] if len(starts) == 1 else None
+        where = (
+            torch.tensor(starts, device=device) if single is None else torch.full((1,), single, device=device)
+        )
         return cls(
             first_slot=first_slot,
-            starts=torch.tensor(starts, device=device),
+            starts=where,  # one is filled in by the device: the host would wait for what it sends
             width=width,
             span=max(starts) + width,
-            single_start=starts[0] if len(starts) == 1 else None,
+            single_start=single,
             fresh=max(starts) == 0,
         )
 
