@@ -22,6 +22,8 @@ class BenchEngine(Protocol):
     @property
     def stats(self) -> EngineStats: ...
     @property
+    def has_requests(self) -> bool: ...
+    @property
     def has_work(self) -> bool: ...
     @property
     def captures(self) -> int: ...
@@ -63,6 +65,7 @@ class Turn:
         key_cycles: tokens known summed over cycles and requests: the keys that attention reads.
         transient_mb: what was allocated on a CUDA device for a while; None elsewhere.
         captures: CUDA graphs captured meanwhile.
+        learning_seconds: what was left to learn from took, after the last token.
         coverage: of the steps in which tokens were held against the active rows, in order.
     """
 
@@ -81,6 +84,7 @@ class Turn:
     peak_memory_mb: float
     transient_mb: float | None = None
     captures: int = 0
+    learning_seconds: float = 0.0
     coverage: tuple[Covered, ...] = ()
 
     @property
@@ -135,7 +139,9 @@ class EngineArm:
     retrieval: RetrievalPump
 
     def run(self, batch: Batch, memory: PeakMemory) -> Turn:
-        """The time includes prompt processing and retrieval."""
+        """The time includes prompt processing and retrieval, up to the last token. What is learned after it
+        has a time of its own: where requests keep coming, it is learned beside them.
+        """
         stats = self.engine.stats
         before, progress, captures = snapshot(stats), _Progress.of(batch), self.engine.captures
         clock = Clock(memory.device)
@@ -143,7 +149,7 @@ class EngineArm:
         clock.start()
         for request in batch.requests:
             self.engine.admit(request)
-        while self.engine.has_work:
+        while self.engine.has_requests:
             # Rows change at the end of a step: those at its beginning are what it scores.
             rows, cycles, decoding = stats.active_rows, stats.cycles, _decode_seconds(stats)
             covered, coverable = stats.covered_tokens, stats.coverable_tokens
@@ -158,6 +164,9 @@ class EngineArm:
                 progress.coverage.append(step)
             self.retrieval.run()
         elapsed = clock.read()
+        while self.engine.has_work:
+            self.engine.step()
+            self.retrieval.run()
         counters = growth(before, stats)
         return Turn(
             arm=self.name.text,
@@ -175,6 +184,7 @@ class EngineArm:
             peak_memory_mb=memory.read_mb(),
             transient_mb=memory.transient_mb(),
             captures=self.engine.captures - captures,
+            learning_seconds=clock.glance() - elapsed.wall,
             coverage=tuple(progress.coverage),
         )
 

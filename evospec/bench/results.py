@@ -114,6 +114,8 @@ class Run(Record):
             last token, over plain decoding's of the same request.
         slow_requests: share of the requests for which that is below 0.95.
         captures: CUDA graphs captured in the timed turns, which they make slower.
+        learning_share: what was learned after a batch's last token took, of the time up to it: median. Where
+            requests keep coming, it is learned beside them.
         decode_tokens_per_s: median over batches, without prompt processing and the tokens it yields.
         decode_speedup: median over batches of its ratio to plain decoding's.
         predicted_speedup: what tokens_per_cycle and cycle_ms say of decode_speedup.
@@ -163,6 +165,7 @@ class Run(Record):
     slowest_request: float | None = None
     slow_requests: float | None = None
     captures: int = 0
+    learning_share: float = 0.0
     decode_tokens_per_s: float | None = None
     decode_tokens_per_s_quartiles: Spread | None = None
     decode_speedup: float | None = None

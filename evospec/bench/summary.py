@@ -134,6 +134,7 @@ def _run(cell: _Cell, subject: Subject, failure: str | None) -> Run:
         reused_prompt_tokens=counters.reused_prompt_tokens,
         device_seconds=_device_seconds(turns),
         captures=sum(turn.captures for turn in turns),
+        learning_share=float(np.median([turn.learning_seconds / turn.seconds for turn in turns])),
         breakdown=arm.breakdowns.get(cell.domain),
     )
     changes = _cycle_facts(cell, counters) | {"head_us": _head_us(cell)}

@@ -11,10 +11,13 @@ from evospec.bench.results import Run
 _COLUMNS = (
     *("batch", "arm", "tokens/s", "speed-up", "decode tokens/s", "speed-up", "slowest request"),
     *("requests below 0.95", "share of full τ", "active rows", "coverage", "graphs captured in turns"),
+    "learned after",
 )
 NOTES = """\
 - *All domains*: means over domains of what the tables below give, tokens/s being the total of all requests
   that are decoded together. Of *slowest request* it is the least, of captured graphs the sum.
+- *learned after*: what was learned once a batch's last token was out, by the batch's time. Where requests
+  keep coming, it is learned beside them.
 """
 
 
@@ -40,7 +43,7 @@ def least_over_domains(runs: Sequence[Run], value: Callable[[Run], float | None]
 def _row(runs: Sequence[Run]) -> tuple[str, ...]:
     first = runs[0]
     if first.failed:
-        return (str(first.batch), first.name, "FAILED", *["-"] * 9)
+        return (str(first.batch), first.name, "FAILED", *["-"] * 10)
     drafts = first.drafting is not None
     requests = sum(run.prompts for run in runs)
     slow = sum((run.slow_requests or 0.0) * run.prompts for run in runs) / requests
@@ -57,4 +60,5 @@ def _row(runs: Sequence[Run]) -> tuple[str, ...]:
         f"{fmean(run.active_rows for run in runs):,.0f}" if drafts else "-",
         f"{fmean(run.coverage for run in runs):.3f}" if drafts else "-",
         str(sum(run.captures for run in runs)),
+        f"{fmean(run.learning_share for run in runs):.1%}",
     )

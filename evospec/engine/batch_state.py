@@ -74,10 +74,11 @@ class BatchState:
 
     def set_sampling(self, slot: int, params: SamplingParams) -> None:
         """Prepares a slot for the request that prefills in it."""
-        self._temperature[slot] = params.heat
-        self._top_p[slot] = params.top_p
-        self._top_k[slot] = params.top_k
-        self._seeds[slot] = params.seed
+        # Filled, not assigned: the host would wait for numbers that it sends.
+        self._temperature[slot].fill_(params.heat)
+        self._top_p[slot].fill_(params.top_p)
+        self._top_k[slot].fill_(params.top_k)
+        self._seeds[slot].fill_(params.seed)
 
     def sampling(self, first: int, rows: int, *, any_sampled: bool, truncated: bool) -> SamplingBatch:
         """Sampling parameters of slots [first, first + rows), as views."""
@@ -101,11 +102,11 @@ class BatchState:
             features: the target's at the prompt's last position [features].
         """
         self.last[slot] = first
-        self.cached[slot] = prompt_length
-        self.remaining[slot] = max_tokens - 1
-        self.drawn[slot] = 0
+        self.cached[slot].fill_(prompt_length)
+        self.remaining[slot].fill_(max_tokens - 1)
+        self.drawn[slot].fill_(0)
         if features is not None:
-            self.pending[slot] = 1
+            self.pending[slot].fill_(1)
             self.pending_tokens[slot, 0] = first
             self.pending_features[slot, 0] = features
 

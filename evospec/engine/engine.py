@@ -58,6 +58,12 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
+        """Whether a step has anything to do: requests, or what they left to learn from."""
+        return self._stepper.has_work
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request waits for tokens."""
         return self._scheduler.has_work
 
     @property
@@ -145,5 +151,8 @@ class Engine:
         self._stepper.watch(stopwatch)
 
     def step(self) -> list[StepOutput]:
-        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted."""
+        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted.
+
+        Without requests it learns a part of what they left, which takes about as long as a cycle.
+        """
         return self._stepper.step()

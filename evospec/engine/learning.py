@@ -24,24 +24,43 @@ class Learning:
         spare: what the host may take beside the device.
     """
 
-    __slots__ = ("_observer", "_parts", "_stats", "_unrecorded", "_untaught", "spare", "stopwatch")
+    __slots__ = (
+        "_observer",
+        "_parts",
+        "_recording",
+        "_stats",
+        "_unrecorded",
+        "_untaught",
+        "spare",
+        "stopwatch",
+    )
 
     def __init__(self, observer: Observer, stats: EngineStats) -> None:
         self._observer = observer
         self._stats = stats
         self._parts: Iterator[None] = iter(())  # what is being recorded
+        self._recording = False  # whether there may be more of it
         self._untaught = self._unrecorded = 0  # cycles since the vocabulary learned, and the last part
         self.spare = SpareTime()
         self.stopwatch: Stopwatch = NO_STOPWATCH
+
+    @property
+    def behind(self) -> bool:
+        """Whether anything is left to learn from."""
+        return self._recording or self._observer.has_untaught or self._observer.has_unrecorded
+
+    def go_on(self) -> None:
+        """A part of what is left, while nothing runs: whoever comes meanwhile need not wait for all of it."""
+        if self._observer.has_untaught:
+            self._teach()
+        else:
+            self._record_part()
 
     def catch_up(self) -> None:
         """Takes in all cycles so far; changed rows are drafted from the next one on."""
         self.stopwatch.mark("vocabulary")
         self._teach()
-        for _ in self._parts:
-            pass
-        self._parts = self._observer.record()
-        for _ in self._parts:
+        while self._record_part():
             pass
         self.stopwatch.mark("host")
 
@@ -60,7 +79,7 @@ class Learning:
         while self.spare.seconds > 0 or due > 0:
             due -= 1
             self._unrecorded = 0
-            if not self._paid(self._go_on):
+            if not self._paid(self._record_part):
                 return
 
     def _teach(self) -> bool:
@@ -68,12 +87,13 @@ class Learning:
         self._stats.vocabulary_rows_changed += self._observer.teach()
         return True
 
-    def _go_on(self) -> bool:
-        """Records one part; returns whether there was one."""
-        if next(self._parts, self) is not self:
-            return True
-        self._parts = self._observer.record()
-        return next(self._parts, self) is not self
+    def _record_part(self) -> bool:
+        """Returns whether there was one."""
+        self._recording = next(self._parts, self) is not self
+        if not self._recording:
+            self._parts = self._observer.record()
+            self._recording = next(self._parts, self) is not self
+        return self._recording
 
     def _paid(self, work: Callable[[], bool]) -> bool:
         began = perf_counter()

@@ -80,6 +80,10 @@ class Backlog:
     lessons: list[Lesson] = field(default_factory=list)
     ended: list[RequestState] = field(default_factory=list)
 
+    @property
+    def empty(self) -> bool:
+        return not (self.prompts or self.lessons or self.ended)
+
     def extend(self, later: Backlog) -> None:
         self.prompts += later.prompts
         self.lessons += later.lessons

@@ -144,6 +144,16 @@ class Observer:
         return request_id in self._leaving
 
     @property
+    def has_untaught(self) -> bool:
+        """Whether the vocabulary has anything to learn from."""
+        return not self._untaught.empty
+
+    @property
+    def has_unrecorded(self) -> bool:
+        """Whether the others have, once the vocabulary has learned."""
+        return not self._unrecorded.empty
+
+    @property
     def untaught(self) -> int:
         """Cycles that the vocabulary has not learned from."""
         return len(self._untaught.lessons)

@@ -120,6 +120,6 @@ class Slots:
 
     def park(self, first: int, last: int) -> None:
         """Slots [first, last) hold no running request: what they do in cycles must touch nobody's keys."""
-        self.state.cached[first:last] = self._parked
-        self.state.pending[first:last] = 0
-        self.state.remaining[first:last] = 0
+        self.state.cached[first:last].fill_(self._parked)
+        self.state.pending[first:last].fill_(0)
+        self.state.remaining[first:last].fill_(0)

@@ -105,7 +105,14 @@ class Stepper:
         self.runner.prepare(self._controller.plans, self._head_of, self._observer.usually_wanted, longest)
 
     def step(self) -> list[StepOutput]:
-        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted."""
+        """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted.
+
+        Without requests it learns a part of what they left.
+        """
+        if not self.scheduler.has_work:
+            self._learning.go_on()
+            self.update_gauges()
+            return []
         if self._flight is not None and self._regroups(self._flight):
             self.settle()
         outputs, self._outputs = self._outputs, []
@@ -120,12 +127,14 @@ class Stepper:
         if self._flight is None:
             self._prompting.retire()
             self.stats.adapter_version = self._adapter_version
-        if not self.scheduler.running:
-            self._learning.catch_up()
         self.update_gauges()
         if self._recorder is not None:
             self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
         return outputs
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work or self._learning.behind
 
     def settle(self) -> None:
         """Lets the cycle under way end, if there is one; the next step returns what it emitted."""

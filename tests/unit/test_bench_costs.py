@@ -98,7 +98,7 @@ def test_totals_are_per_batch_size_and_arm() -> None:
     lines = totals_table(runs).splitlines()[2:]
     assert [line.split(" | ")[:3] for line in lines] == [["| 1", "plain", "150"], ["| 8", "plain", "800"]]
     assert "| 0.90 | 25% |" in lines[1]
-    assert lines[1].endswith("| 2 |")
+    assert lines[1].endswith("| 2 | 0.0% |")
 
 
 def test_batch_sizes_are_read() -> None:

@@ -199,6 +199,10 @@ class CorruptingEngine:
         return self.inner.stats
 
     @property
+    def has_requests(self) -> bool:
+        return self.inner.has_requests
+
+    @property
     def has_work(self) -> bool:
         return self.inner.has_work
 

@@ -231,7 +231,7 @@ def test_tokens_are_covered_by_the_rows_that_drafted_them(target: Target) -> Non
     engine.admit(Request("r", tuple(range(40, 60)), SamplingParams(max_tokens=60, ignore_eos=True)))
     engine.step()
     changed = 0
-    while engine.has_work:
+    while engine.has_requests:
         active = vocabulary.head().active
         assert active is not None
         drafted_with = active.clone()
