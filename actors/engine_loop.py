@@ -19,7 +19,7 @@ from evospec.engine.counters import snapshot
 from evospec.engine.request import Request, StepOutput
 from evospec.engine.stats import EngineStats
 from evospec.errors import EngineFailedError, EvoSpecError
-from evospec.models.adapter import StagedAdapter
+from evospec.models.adapter_slot import StagedAdapter
 from evospec.vocab.semantic import Lookup
 from evospec.wire import IndexPoint, TokenHits
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from evospec.align.fusion import column_scale
 from evospec.align.lora import FUSION
 from evospec.errors import WireError
-from evospec.models.adapter import DELTA, AdapterWeights, adapted_parameters, delta_limits
+from evospec.models.adapter import AdapterWeights
+from evospec.models.deltas import DELTA, adapted_parameters, delta_limits
 from evospec.models.drafter import Drafter
 
 _FUSION_WEIGHT = f"{FUSION}.weight"
@@ -64,13 +65,13 @@ class FullParameters:
         """
         adapter.check(self._drafter)
         adapter.check_norms(delta_limits(self._drafter))
-        if adapter.linear_names():
+        if adapter.general.linear_names():
             raise WireError(
                 f"adapter version {adapter.version} is low-rank, this aligner trains all parameters: set "
                 "alignment.method to lora, or start from version 0"
             )
         self.reset()
-        for name, delta in adapter.whole_deltas().items():
+        for name, delta in adapter.general.whole_deltas().items():
             changed = self._base[name] + delta.to(self._base[name].device)
             self._weights[name].copy_(self._in_units(name, changed))
 

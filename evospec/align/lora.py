@@ -11,15 +11,8 @@ from torch import Tensor, nn
 
 from evospec.align.fusion import column_scale
 from evospec.errors import WireError
-from evospec.models.adapter import (
-    DELTA,
-    LORA_A,
-    LORA_B,
-    AdapterWeights,
-    adapted_linears,
-    adapted_parameters,
-    delta_limits,
-)
+from evospec.models.adapter import AdapterWeights
+from evospec.models.deltas import DELTA, LORA_A, LORA_B, adapted_linears, adapted_parameters, delta_limits
 from evospec.models.drafter import Drafter
 
 FUSION = "fc"
@@ -160,7 +153,7 @@ class Lora:
         """
         adapter.check(self._base)
         adapter.check_norms(delta_limits(self._base))
-        names, whole = adapter.linear_names(), adapter.whole_deltas()
+        names, whole = adapter.general.linear_names(), adapter.general.whole_deltas()
         if untrained := sorted({*names, *whole} - self._pairs.keys() - self._norms.keys()):
             raise WireError(
                 f"adapter version {adapter.version} adapts {untrained[0]}, which this aligner does not "
@@ -187,7 +180,7 @@ class Lora:
 def merge_adapter(drafter: Drafter, adapter: AdapterWeights) -> dict[str, Tensor]:
     """Weights by parameter name: the drafter's base with an adapter's deltas added."""
     merged: dict[str, Tensor] = {}
-    for name, delta in adapter.deltas().items():
+    for name, delta in adapter.general.deltas().items():
         weight = drafter.get_parameter(name)
         merged[name] = weight + delta.to(weight.device).to(weight.dtype)
     return merged

@@ -15,7 +15,8 @@ from evospec.align.lora import Lora
 from evospec.bench.costs import Change, Upkeep
 from evospec.bench.measure import Batch, BenchEngine
 from evospec.config import AlignmentConfig
-from evospec.models.adapter import AdapterWeights, StagedAdapter
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.wire import TokenHits
 

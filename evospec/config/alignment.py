@@ -49,6 +49,12 @@ class AlignmentConfig(Section):
         description="Linear layers that LoRA adapts: the decoder layer's, its MLP's, these and the fusion of "
         "the target's features, or all.",
     )
+    adapters: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Kinds of traffic that get an adapter of their own; 0: one adapter for all.",
+    )
     norms: bool = Field(False, description="Adapt the weights of the drafter's norms, too, beside LoRA.")
     loss_rows: Literal["active", "vocabulary"] = Field(
         "active",
@@ -148,5 +154,15 @@ class AlignmentConfig(Section):
             raise ValueError(
                 "positions: wrong leaves out what the chance to reach a position depends on: set "
                 "position_weights to decay"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_have_linear_layers_only(self) -> AlignmentConfig:
+        if self.adapters and (self.method == "full-parameter" or self.norms):
+            other = "norms: true" if self.norms else "method: full-parameter"
+            raise ValueError(
+                f"adapters: {self.adapters} shares all but LoRA matrices among kinds of traffic, {other} "
+                "trains more than these: set one of both back"
             )
         return self

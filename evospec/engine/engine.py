@@ -17,7 +17,8 @@ from evospec.engine.sizes import Sizes
 from evospec.engine.state import RequestState
 from evospec.engine.stepper import Stepper
 from evospec.errors import InvalidRequestError, WireError
-from evospec.models.adapter import AdapterSlot, AdapterWeights, StagedAdapter
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import AdapterSlot, StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.stopwatch import Stopwatch

@@ -12,7 +12,8 @@ from evospec.align.adaptation import Adaptation, adaptation_of
 from evospec.align.fusion import column_scale
 from evospec.align.lora import LoraTargets
 from evospec.errors import WireError
-from evospec.models.adapter import AdapterSlot, AdapterWeights
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import AdapterSlot
 from evospec.models.drafter import Drafter
 from tests.unit.align_tiny import tiny_config, tiny_drafter
 

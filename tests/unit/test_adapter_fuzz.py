@@ -19,7 +19,9 @@ from torch import Tensor
 from actors.adoption import Adoption, build_adapter
 from actors.weight_follower import WeightFollower
 from evospec.errors import WireError
-from evospec.models.adapter import AdapterSlot, AdapterWeights, adapted_linears, delta_limits
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import AdapterSlot
+from evospec.models.deltas import adapted_linears, delta_limits
 from evospec.models.drafter import Drafter
 from evospec.wire import Fingerprints, Manifest, VersionedWeights
 from tests.tiny import tiny_drafter, tiny_target

@@ -18,7 +18,9 @@ from evospec.decoding.verify import Verdict, verify
 from evospec.engine.engine import Engine
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
-from evospec.models.adapter import AdapterSlot, AdapterWeights, adapted_linears
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import AdapterSlot
+from evospec.models.deltas import adapted_linears
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.target import Target

@@ -15,7 +15,8 @@ from evospec.engine.engine import Engine
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import WireError
-from evospec.models.adapter import CORE, AdapterWeights, StagedAdapter
+from evospec.models.adapter import CORE, AdapterWeights
+from evospec.models.adapter_slot import StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.live_core import LiveCore

@@ -19,7 +19,8 @@ from evospec.engine.engine import Engine
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EvoSpecError
-from evospec.models.adapter import AdapterWeights, adapted_linears
+from evospec.models.adapter import AdapterWeights
+from evospec.models.deltas import adapted_linears
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.policy import build_policy
@@ -183,7 +184,7 @@ def test_back_at_the_base_not_a_bit_is_left_of_what_was_swapped_in(target: Targe
     before = {name: linear.weight.clone() for name, linear in linears.items()}
     for adapter in adapters(engine.drafter)[1:]:
         engine.swap_adapter(engine.stage_adapter(adapter))
-        named = set(adapter.linear_names())
+        named = set(adapter.general.linear_names())
         changed = {name for name, linear in linears.items() if not torch.equal(linear.weight, before[name])}
         assert changed == named
     engine.swap_adapter(engine.stage_adapter(AdapterWeights(0, {})))

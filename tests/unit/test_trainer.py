@@ -18,7 +18,9 @@ from evospec.align.trace import Trace
 from evospec.align.trace_codec import encode
 from evospec.align.trainer import AlignmentTrainer
 from evospec.errors import EvoSpecError, WireError
-from evospec.models.adapter import LORA_B, AdapterSlot, AdapterWeights
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import AdapterSlot
+from evospec.models.deltas import LORA_B
 from tests.unit.align_tiny import (
     CORE,
     LENGTH,

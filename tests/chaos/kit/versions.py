@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from actors.offer import Offer
-from evospec.models.adapter import LORA_A, LORA_B, AdapterWeights, adapted_linears
+from evospec.models.adapter import AdapterWeights
+from evospec.models.deltas import LORA_A, LORA_B, adapted_linears
 from evospec.models.drafter import Drafter
 from evospec.wire import Fingerprints, Manifest, VersionState
 from services.registry import RedisWeightRegistry

@@ -25,7 +25,8 @@ from evospec.errors import (
     VersionMissingError,
     WireError,
 )
-from evospec.models.adapter import AdapterWeights, StagedAdapter
+from evospec.models.adapter import AdapterWeights
+from evospec.models.adapter_slot import StagedAdapter
 from evospec.vocab.semantic import Lookup
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import (

@@ -10,7 +10,7 @@ from actors.emission import Emission, OutputStream
 from actors.engine_loop import EngineLoop, Outlets
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EngineFailedError, EvoSpecError, InvalidRequestError, WireError
-from evospec.models.adapter import StagedAdapter
+from evospec.models.adapter_slot import StagedAdapter
 from evospec.vocab.semantic import Lookup
 from evospec.wire import TokenHits
 from tests.unit.actors.fakes import FakeEngine, staged, wait_until
