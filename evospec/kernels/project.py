@@ -7,6 +7,10 @@ A token's sums are taken in the same order however many tokens stand beside it.
 
 A norm before the product costs no pass of its own: the factor that it multiplies a token by is
 found along the way and comes in at the end, so a normed number is rounded once rather than twice.
+
+A weight may have variants, of which each row of tokens has chosen one. A program goes through those that
+were chosen, one after the other, with the tokens of others masked to zero: it costs as much as so many
+weights, and a token's sums are those of its variant alone.
 """
 
 from __future__ import annotations
@@ -50,17 +54,80 @@ def multiplied(states, weights, total):
 
 
 @triton.jit
+def choices(choice, token, tokens, per_row):
+    """The variant that each token goes through [TOKENS]; -1 where there is none."""
+    return tl.load(choice + token // per_row, mask=token < tokens, other=-1).to(tl.int32)
+
+
+@triton.jit
+def choosers(chosen, variant, token, tokens):
+    """The tokens of one variant; all others as if they were not there [TOKENS]."""
+    return tl.where(chosen == variant, token, tokens)
+
+
+@triton.jit
+def extent(chosen, variant, inputs):
+    """How many inputs a variant is multiplied by: none, when no token has chosen it."""
+    return tl.where(tl.max((chosen == variant).to(tl.int32), axis=0) > 0, inputs, 0)
+
+
+@triton.jit
+def variant_of(weight, variant, outputs, inputs):
+    """Where a variant [outputs, inputs] begins."""
+    return weight + tl.cast(variant * outputs, tl.int64) * inputs
+
+
+@triton.jit
+def _add_products(
+    total,
+    total_up,
+    squares,
+    states,
+    norm,
+    weight,
+    token,
+    tokens,
+    row,
+    outputs,
+    inputs,
+    end,
+    column,
+    NORMED: tl.constexpr,
+    GATED: tl.constexpr,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Adds the products over inputs [0, end) to the sums."""
+    for first in range(0, end, PARTS * PART):
+        at = first + column
+        weights = tile(weight, row, outputs, inputs, at, inputs)
+        state = tile(states, token, tokens, inputs, at, inputs)
+        if NORMED:
+            wide = state.to(tl.float32)
+            squares += wide * wide
+            state = scaled(state, norm, at, inputs)
+        total = multiplied(state, weights, total)
+        if GATED:  # the gate's rows come first, then as many of what it multiplies
+            weights_up = tile(weight, row + outputs, 2 * outputs, inputs, at, inputs)
+            total_up = multiplied(state, weights_up, total_up)
+    return total, total_up, squares
+
+
+@triton.jit
 def _project_kernel(
     states,
     norm,
     weight,
+    choice,
     bias,
     residual,
     out,
     tokens,
+    per_row,
     outputs,
     inputs,
     eps,
+    VARIANTS: tl.constexpr,
     NORMED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
@@ -77,18 +144,48 @@ def _project_kernel(
     total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     total_up = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    for first in range(0, inputs, PARTS * PART):
-        at = first + column
-        weights = tile(weight, row, outputs, inputs, at, inputs)
-        state = tile(states, token, tokens, inputs, at, inputs)
-        if NORMED:
-            wide = state.to(tl.float32)
-            squares += wide * wide
-            state = scaled(state, norm, at, inputs)
-        total = multiplied(state, weights, total)
-        if GATED:  # the gate's rows come first, then as many of what it multiplies
-            weights_up = tile(weight, row + outputs, 2 * outputs, inputs, at, inputs)
-            total_up = multiplied(state, weights_up, total_up)
+    if VARIANTS == 1:
+        total, total_up, squares = _add_products(
+            total,
+            total_up,
+            squares,
+            states,
+            norm,
+            weight,
+            token,
+            tokens,
+            row,
+            outputs,
+            inputs,
+            inputs,
+            column,
+            NORMED,
+            GATED,
+            PARTS,
+            PART,
+        )
+    else:
+        chosen = choices(choice, token, tokens, per_row)
+        for variant in range(VARIANTS):
+            total, total_up, squares = _add_products(
+                total,
+                total_up,
+                squares,
+                states,
+                norm,
+                variant_of(weight, variant, (2 if GATED else 1) * outputs, inputs),
+                choosers(chosen, variant, token, tokens),
+                tokens,
+                row,
+                outputs,
+                inputs,
+                extent(chosen, variant, inputs),
+                column,
+                NORMED,
+                GATED,
+                PARTS,
+                PART,
+            )
     result = tl.sum(total, axis=0)  # [TOKENS, ROWS]
     if NORMED:
         factor = norm_factor(squares, inputs, eps)
@@ -154,6 +251,7 @@ def tiling(
 def project(
     states: Tensor,
     weight: Tensor,
+    choice: Tensor | None = None,
     *,
     bias: Tensor | None = None,
     norm: Tensor | None = None,
@@ -166,8 +264,10 @@ def project(
 
     Args:
         states: [..., inputs], of `MOST_TOKENS` tokens at most.
-        weight: [outputs, inputs], contiguous; with a gate, the gate's rows [outputs] come first
-            and the rows that it multiplies [outputs] follow.
+        weight: variants [variants, outputs, inputs], contiguous; with a gate, the gate's rows [outputs]
+            come first and the rows that it multiplies [outputs] follow.
+        choice: the variant of each row of the states, which come as [rows, ..., inputs] then, int64 [rows];
+            None: all go through the first.
         bias: [outputs].
         norm: weight of the root-mean-square norm [inputs].
         residual: [..., outputs], contiguous.
@@ -181,7 +281,7 @@ def project(
     inputs = states.shape[-1]
     tokens = states.numel() // inputs
     gated = gelu is not None
-    outputs = weight.shape[0] // (2 if gated else 1)
+    outputs = weight.shape[1] // (2 if gated else 1)
     tiles = tiles or tiling(
         outputs, inputs, tokens=tokens, itemsize=states.element_size(), weights=2 if gated else 1
     )
@@ -190,13 +290,16 @@ def project(
         states,
         states if norm is None else norm,
         weight,
+        states if choice is None else choice,
         states if bias is None else bias,
         states if residual is None else residual,
         out,
         tokens,
+        1 if choice is None else tokens // len(choice),
         outputs,
         inputs,
         eps,
+        VARIANTS=1 if choice is None else weight.shape[0],
         NORMED=norm is not None,
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,

@@ -7,7 +7,55 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.project import Tiling, multiplied, norm_factor, scaled, tile, tiling
+from evospec.kernels.project import (
+    Tiling,
+    choices,
+    choosers,
+    extent,
+    multiplied,
+    norm_factor,
+    scaled,
+    tile,
+    tiling,
+    variant_of,
+)
+
+
+@triton.jit
+def _add_products(
+    first_total,
+    second_total,
+    first_squares,
+    second_squares,
+    first_states,
+    second_states,
+    first_norm,
+    second_norm,
+    weight,
+    token,
+    tokens,
+    row,
+    outputs,
+    inputs,
+    end,
+    column,
+    PARTS: tl.constexpr,
+    PART: tl.constexpr,
+):
+    """Adds the products over inputs [0, end) of each to the sums."""
+    for first in range(0, end, PARTS * PART):
+        at = first + column
+        first_weights = tile(weight, row, outputs, 2 * inputs, at, inputs)
+        second_weights = tile(weight + inputs, row, outputs, 2 * inputs, at, inputs)
+        first_state = tile(first_states, token, tokens, inputs, at, inputs)
+        second_state = tile(second_states, token, tokens, inputs, at, inputs)
+        wide = first_state.to(tl.float32)
+        first_squares += wide * wide
+        wide = second_state.to(tl.float32)
+        second_squares += wide * wide
+        first_total = multiplied(scaled(first_state, first_norm, at, inputs), first_weights, first_total)
+        second_total = multiplied(scaled(second_state, second_norm, at, inputs), second_weights, second_total)
+    return first_total, second_total, first_squares, second_squares
 
 
 @triton.jit
@@ -17,12 +65,15 @@ def _project_pair_kernel(
     first_norm,
     second_norm,
     weight,
+    choice,
     out,
     tokens,
+    per_row,
     outputs,
     inputs,
     first_eps,
     second_eps,
+    VARIANTS: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
     PARTS: tl.constexpr,
@@ -35,18 +86,50 @@ def _project_pair_kernel(
     second_total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     first_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
     second_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    for first in range(0, inputs, PARTS * PART):
-        at = first + column
-        first_weights = tile(weight, row, outputs, 2 * inputs, at, inputs)
-        second_weights = tile(weight + inputs, row, outputs, 2 * inputs, at, inputs)
-        first_state = tile(first_states, token, tokens, inputs, at, inputs)
-        second_state = tile(second_states, token, tokens, inputs, at, inputs)
-        wide = first_state.to(tl.float32)
-        first_squares += wide * wide
-        wide = second_state.to(tl.float32)
-        second_squares += wide * wide
-        first_total = multiplied(scaled(first_state, first_norm, at, inputs), first_weights, first_total)
-        second_total = multiplied(scaled(second_state, second_norm, at, inputs), second_weights, second_total)
+    if VARIANTS == 1:
+        first_total, second_total, first_squares, second_squares = _add_products(
+            first_total,
+            second_total,
+            first_squares,
+            second_squares,
+            first_states,
+            second_states,
+            first_norm,
+            second_norm,
+            weight,
+            token,
+            tokens,
+            row,
+            outputs,
+            inputs,
+            inputs,
+            column,
+            PARTS,
+            PART,
+        )
+    else:
+        chosen = choices(choice, token, tokens, per_row)
+        for variant in range(VARIANTS):
+            first_total, second_total, first_squares, second_squares = _add_products(
+                first_total,
+                second_total,
+                first_squares,
+                second_squares,
+                first_states,
+                second_states,
+                first_norm,
+                second_norm,
+                variant_of(weight, variant, outputs, 2 * inputs),
+                choosers(chosen, variant, token, tokens),
+                tokens,
+                row,
+                outputs,
+                inputs,
+                extent(chosen, variant, inputs),
+                column,
+                PARTS,
+                PART,
+            )
     result = tl.sum(first_total, axis=0) * norm_factor(first_squares, inputs, first_eps)
     result += tl.sum(second_total, axis=0) * norm_factor(second_squares, inputs, second_eps)
     real = (token < tokens)[:, None] & (row < outputs)[None, :]
@@ -59,6 +142,7 @@ def project_pair(
     norms: tuple[Tensor, Tensor],
     epsilons: tuple[float, float],
     weight: Tensor,
+    choice: Tensor | None = None,
     tiles: Tiling | None = None,
 ) -> Tensor:
     """concatenation(norm(first), norm(second)) @ weight.T.
@@ -66,14 +150,15 @@ def project_pair(
     Args:
         first, second: [..., inputs] each, of `MOST_TOKENS` tokens at most.
         norms, epsilons: of the two root-mean-square norms; their weights [inputs].
-        weight: [outputs, 2 * inputs], contiguous.
+        weight: variants [variants, outputs, 2 * inputs], contiguous.
+        choice: the variant of each row of the states, see `project`.
         tiles: other than `tiling` gives.
 
     Returns:
         [..., outputs].
     """
     first, second = first.contiguous(), second.contiguous()
-    outputs, inputs = weight.shape[0], first.shape[-1]
+    outputs, inputs = weight.shape[1], first.shape[-1]
     tokens = first.numel() // inputs
     tiles = tiles or tiling(
         outputs, inputs, tokens=tokens, itemsize=first.element_size(), weights=2, states=2
@@ -84,11 +169,14 @@ def project_pair(
         second,
         *norms,
         weight,
+        first if choice is None else choice,
         out,
         tokens,
+        1 if choice is None else tokens // len(choice),
         outputs,
         inputs,
         *epsilons,
+        VARIANTS=1 if choice is None else weight.shape[0],
         TOKENS=triton.next_power_of_2(tokens),
         ROWS=tiles.rows,
         PARTS=tiles.parts,

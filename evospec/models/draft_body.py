@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from evospec.models.draft_stacks import DraftStacks
 from evospec.models.drafter import Drafter, RMSNorm
 from evospec.models.kv_cache import KVCache, Window
-from evospec.models.ops import HeadShape, LayerOps, Norm, layer_ops, merge_parameters
-from evospec.models.projection import Projection
+from evospec.models.ops import HeadShape, LayerOps, Norm, layer_ops
 from evospec.models.rope import rope_table
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
@@ -24,34 +24,34 @@ class DraftBody:
     The merged projections take the place of the drafter's own weights, which become views of
     them. After an adapter was written into the drafter, `refresh` brings it into force.
 
+    Passes may be told the `choice` of each row, int64 [rows]: which variant of the weights its pairs go
+    through, all of them; None is the first, which is the drafter's own.
+
+    Args:
+        variants: how many there are of each linear layer's weights.
+
     Attributes:
         output_norm: between its output and the head.
+        stacks: the weights of linear layers.
     """
 
-    def __init__(self, drafter: Drafter, ops: LayerOps | None = None) -> None:
+    def __init__(self, drafter: Drafter, ops: LayerOps | None = None, variants: int = 1) -> None:
         self.drafter = drafter
         self.stopwatch: Stopwatch = NO_STOPWATCH
         config, layer = drafter.config, drafter.layer
-        attention, mlp = layer.self_attn, layer.mlp
         self._ops = layer_ops(drafter.device, config.head_dim) if ops is None else ops
         self._shape = HeadShape(
             heads=config.num_attention_heads,
             kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
-            scale=attention.scale,
+            scale=layer.self_attn.scale,
             sliding_window=None,
         )
         self._embedding_norm = _norm(layer.input_layernorm)
         self._hidden_norm = _norm(layer.hidden_norm)
         self._mlp_norm = _norm(layer.post_attention_layernorm)
         self.output_norm = _norm(drafter.norm)
-        self._fc = Projection(drafter.fc.weight.detach())
-        self._qkv = Projection(
-            merge_parameters([attention.q_proj, attention.k_proj, attention.v_proj], "weight")
-        )
-        self._output = Projection(attention.o_proj.weight.detach())
-        self._gate_up = Projection(merge_parameters([mlp.gate_proj, mlp.up_proj], "weight"))
-        self._down = Projection(mlp.down_proj.weight.detach())
+        self.stacks = DraftStacks(drafter, variants)
         positions = config.max_positions + _BEYOND
         cos, sin = rope_table(
             positions, config.head_dim, config.rope_theta, drafter.device, config.rope_scaling
@@ -61,12 +61,12 @@ class DraftBody:
 
     def refresh(self) -> None:
         """Takes over what was written into the drafter's weights."""
-        for projection in (self._fc, self._qkv, self._output, self._gate_up, self._down):
-            projection.refresh()
+        self.stacks.refresh()
 
-    def fuse(self, features: Tensor) -> Tensor:
-        """Target features [..., taps * target hidden] to drafter hidden states [..., hidden]."""
-        return self._ops.project(self.drafter.normed_features(features), self._fc)
+    def fuse(self, features: Tensor, choice: Tensor | None = None) -> Tensor:
+        """Target features [rows, width, taps * target hidden] to drafter hidden states
+        [rows, width, hidden]."""
+        return self._ops.project(self.drafter.normed_features(features), self.stacks.fc.by(choice))
 
     def fuses(self, hidden: Tensor) -> bool:
         """Whether so few states [..., hidden] go through fused kernels."""
@@ -81,7 +81,14 @@ class DraftBody:
         return self.norm(hidden) if self.drafter.config.norm_output else hidden
 
     @torch.inference_mode()
-    def __call__(self, hidden: Tensor, embeddings: Tensor, window: Window, cache: KVCache) -> Tensor:
+    def __call__(
+        self,
+        hidden: Tensor,
+        embeddings: Tensor,
+        window: Window,
+        cache: KVCache,
+        choice: Tensor | None = None,
+    ) -> Tensor:
         """Runs pairs at the window's positions, writing the cache there.
 
         Args:
@@ -93,17 +100,18 @@ class DraftBody:
         """
         self.stopwatch.mark("draft_layer")
         cache.bind(window)
-        ops, layer = self._ops, self.drafter.layer
+        ops, layer, stacks = self._ops, self.drafter.layer, self.stacks
         hidden = hidden.contiguous()
         plan = ops.plan(window, self._shape, self._rotary)
         norms = (self._embedding_norm, self._hidden_norm)
-        qkv = ops.norm_project_pair(embeddings, hidden, norms, self._qkv)
+        qkv = ops.norm_project_pair(embeddings, hidden, norms, stacks.qkv.by(choice))
         attended = ops.attend(qkv, plan, None, cache, 0)
         if layer.norm_before_residual:
             _, hidden = ops.add_norm(hidden, None, self._hidden_norm)
-        hidden, change = ops.extend(hidden, attended, self._output, None)
-        hidden, active = ops.norm_gate(hidden, change, self._mlp_norm, self._gate_up, gelu=False)
-        hidden, change = ops.extend(hidden, active, self._down, None)
+        hidden, change = ops.extend(hidden, attended, stacks.output.by(choice), None)
+        gate_up = stacks.gate_up.by(choice)
+        hidden, active = ops.norm_gate(hidden, change, self._mlp_norm, gate_up, gelu=False)
+        hidden, change = ops.extend(hidden, active, stacks.down.by(choice), None)
         hidden = hidden if change is None else hidden + change
         self.stopwatch.mark("draft_head")
         return hidden

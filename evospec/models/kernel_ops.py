@@ -41,7 +41,7 @@ class KernelOps:
     def project(self, states: Tensor, projection: Projection) -> Tensor:
         if not self.fuses(states):
             return projection(states)
-        return project(states, projection.weight, bias=projection.bias)
+        return project(states, projection.stack, projection.choice, bias=projection.bias)
 
     def norm_project(
         self, hidden: Tensor, change: Tensor | None, norm: Norm, projection: Projection
@@ -50,15 +50,15 @@ class KernelOps:
             hidden, normed = self.add_norm(hidden, change, norm)
             return hidden, projection(normed)
         hidden = hidden if change is None else hidden + change
-        weight, bias = projection.weight, projection.bias
-        return hidden, project(hidden, weight, bias=bias, norm=norm.weight, eps=norm.eps)
+        stack, bias = projection.stack, projection.bias
+        return hidden, project(hidden, stack, projection.choice, bias=bias, norm=norm.weight, eps=norm.eps)
 
     def norm_project_pair(
         self, first: Tensor, second: Tensor, norms: tuple[Norm, Norm], projection: Projection
     ) -> Tensor:
         if self.fuses(first) and projection.bias is None:
             weights, epsilons = (norms[0].weight, norms[1].weight), (norms[0].eps, norms[1].eps)
-            return project_pair(first, second, weights, epsilons, projection.weight)
+            return project_pair(first, second, weights, epsilons, projection.stack, projection.choice)
         normed = (self.add_norm(first, None, norms[0])[1], self.add_norm(second, None, norms[1])[1])
         return projection(torch.cat(normed, dim=-1))
 
@@ -127,7 +127,9 @@ class KernelOps:
             hidden, both = self.norm_project(hidden, change, norm, gate_up)
             return hidden, fused_gate(both, gelu=gelu)
         hidden = hidden if change is None else hidden + change
-        return hidden, project(hidden, gate_up.weight, norm=norm.weight, eps=norm.eps, gelu=gelu)
+        return hidden, project(
+            hidden, gate_up.stack, gate_up.choice, norm=norm.weight, eps=norm.eps, gelu=gelu
+        )
 
     def extend(
         self, hidden: Tensor, states: Tensor, projection: Projection, norm: Norm | None
@@ -136,7 +138,9 @@ class KernelOps:
             return hidden, self.add_norm(self.project(states, projection), None, norm)[1]
         if not self.fuses(states):
             return hidden, projection(states)
-        return project(states, projection.weight, bias=projection.bias, residual=hidden), None
+        return project(
+            states, projection.stack, projection.choice, bias=projection.bias, residual=hidden
+        ), None
 
 
 def _is_causal(window: Window, shape: HeadShape) -> bool:

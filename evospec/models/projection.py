@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -15,28 +17,73 @@ class Projection:
     On CPUs that compute in bfloat16, PyTorch's own `linear` brings the weight into oneDNN's
     layout at every call, which at few rows costs more than the product. Here it is done once,
     as `torch.compile` does it, for a second copy of the weight. The results are the same.
+
+    Attributes:
+        stack: all variants of the weight [variants, outputs, inputs].
+        weight: the first of them.
+        choice: which variant each row of the states goes through, int64 [rows]; None: all the first.
     """
 
-    __slots__ = ("_packed", "bias", "weight")
+    __slots__ = ("_packed", "bias", "choice", "stack", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """`weight` [outputs, inputs], `bias` [outputs]."""
-        self.weight = weight
+        """`weight` [outputs, inputs], or a stack of variants; `bias` [outputs]."""
+        self.stack = weight if weight.dim() == 3 else weight[None]
+        self.weight = self.stack[0]
         self.bias = bias
-        self._packed = _pack(weight)
+        self.choice: Tensor | None = None
+        self._packed = [_pack(variant) for variant in self.stack]
 
     def refresh(self) -> None:
         """Takes over what was written into the weight."""
-        self._packed = _pack(self.weight)
+        self._packed = [_pack(variant) for variant in self.stack]
+
+    def by(self, choice: Tensor | None) -> Projection:
+        """The same weights for states [rows, ..., inputs] that go through variants `choice` [rows]."""
+        if choice is None or len(self.stack) == 1:
+            return self
+        chosen = copy(self)
+        chosen.choice = choice
+        return chosen
 
     def __call__(self, states: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
-        if self._packed is None:
-            return linear(states, self.weight, self.bias)
-        packed: Tensor = torch.ops.mkldnn._linear_pointwise(
-            states.contiguous(), self._packed, self.bias, "none", [], ""
+        if self.choice is None:
+            return self._product(0, states)
+        if states.device.type != "cpu":
+            product = chosen_product(states, self.stack, self.choice)
+            return product if self.bias is None else product + self.bias
+        variants = self.choice.tolist()
+        if len(set(variants)) == 1:
+            return self._product(variants[0], states)
+        out = states.new_empty(*states.shape[:-1], self.weight.shape[0])
+        for variant in set(variants):
+            rows = torch.tensor([row for row, own in enumerate(variants) if own == variant])
+            out[rows] = self._product(variant, states[rows])
+        return out
+
+    def _product(self, variant: int, states: Tensor) -> Tensor:
+        packed = self._packed[variant]
+        if packed is None:
+            return linear(states, self.stack[variant], self.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            states.contiguous(), packed, self.bias, "none", [], ""
         )
-        return packed
+        return product
+
+
+def chosen_product(states: Tensor, stack: Tensor, choice: Tensor) -> Tensor:
+    """states [rows, ..., inputs] times a variant of the weight for each row, without asking the host which.
+
+    One row copies its variant: the weight is moved three times instead of once. More rows go through all
+    variants, which costs as many products; where tokens are few, as many weights read.
+    """
+    if len(choice) == 1:
+        return linear(states, stack.index_select(0, choice)[0])
+    products = torch.matmul(states.flatten(0, -2), stack.mT)  # [variants, tokens, outputs]
+    by_row = products.unflatten(1, states.shape[:-1])  # [variants, rows, ..., outputs]
+    chosen: Tensor = by_row[choice, torch.arange(len(choice), device=choice.device)]
+    return chosen
 
 
 def _pack(weight: Tensor) -> Tensor | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -34,7 +35,7 @@ TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
-    **dict.fromkeys(("ids", "chosen", "packed", "active", "emitted"), "*i64"),
+    **dict.fromkeys(("ids", "chosen", "packed", "active", "emitted", "choice"), "*i64"),
     **dict.fromkeys(("tops", "found", "padding", "means", "keep", "shares"), "*fp32"),
     "places": "*i32",
     **dict.fromkeys(("target_best", "decided", "best"), "*i64"),
@@ -56,6 +57,7 @@ NUMBERS = [
     "seed",
     "table_positions",
     "tokens",
+    "per_row",
     "outputs",
     "inputs",
     "rows",
@@ -172,9 +174,9 @@ def heads(itemsize: int) -> Iterator[Variant]:
 
 
 def projections(itemsize: int) -> Iterator[Variant]:
-    """Of one token, and of as many as there may be."""
-    for tokens in (1, project.MOST_TOKENS):
-        plain = ("tokens",) if tokens == 1 else ()
+    """Of one token, and of as many as there may be; of one weight, and of five variants."""
+    for tokens, weights in product((1, project.MOST_TOKENS), (1, 5)):
+        plain = ("tokens", "per_row") if tokens == 1 else ()
         for outputs, inputs, normed, gated in (
             (1152, 896, True, False),
             (4864, 896, True, True),
@@ -184,10 +186,10 @@ def projections(itemsize: int) -> Iterator[Variant]:
                 outputs, inputs, tokens=tokens, itemsize=itemsize, weights=2 if gated else 1
             )
             flags = {"NORMED": normed, "HAS_BIAS": normed and not gated, "HAS_RESIDUAL": not normed}
-            constants = flags | {"GATED": gated, "GELU": False} | tiled(tiles, tokens)
+            constants = flags | {"GATED": gated, "GELU": False, "VARIANTS": weights} | tiled(tiles, tokens)
             yield Variant(project._project_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
         tiles = project.tiling(1152, 896, tokens=tokens, itemsize=itemsize, weights=2, states=2)
-        constants = tiled(tiles, tokens)
+        constants = tiled(tiles, tokens) | {"VARIANTS": weights}
         yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
 
 

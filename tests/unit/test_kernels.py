@@ -125,6 +125,49 @@ def test_projections_of_pairs(tokens: int, dtype: torch.dtype) -> None:
     close(*results)
 
 
+def new_stack(variants: int, outputs: int, inputs: int, dtype: torch.dtype) -> Projection:
+    return Projection((random(variants, outputs, inputs, dtype=torch.float32) / inputs**0.5).to(dtype))
+
+
+CHOICES = [[2], [3, 0, 3], [2, 2, 0, 1], [1, 3] * 8]  # some are more tokens than kernels take
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", [1, 4])
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: f"{len(choice)} rows")
+def test_rows_go_through_the_variants_they_chose(choice: list[int], width: int, dtype: torch.dtype) -> None:
+    ours, reference = KernelOps(), TorchOps()
+    chosen = torch.tensor(choice, device=DEVICE)
+    states, residual = (random(len(choice), width, size, dtype=dtype) for size in (136, 40))
+    norms = (new_norm(136, dtype, scales_wide=True), Norm(random(136, dtype=dtype), 0.1, scales_wide=True))
+    single = new_stack(4, 40, 136, dtype).by(chosen)
+    close(ours.project(states, single), reference.project(states, single))
+    for mine, other in zip(
+        ours.norm_project(states, None, norms[0], single),
+        reference.norm_project(states, None, norms[0], single),
+        strict=True,
+    ):
+        close(mine, other)
+    mine = added(*ours.extend(residual, states, single, None))
+    close(mine, added(*reference.extend(residual, states, single, None)))
+    gated = new_stack(4, 2 * 40, 136, dtype).by(chosen)
+    results = [ops.norm_gate(states, None, norms[0], gated, gelu=False)[1] for ops in (ours, reference)]
+    close(*results)
+    pair, second = new_stack(4, 40, 2 * 136, dtype).by(chosen), random(len(choice), width, 136, dtype=dtype)
+    close(*(ops.norm_project_pair(states, second, norms, pair) for ops in (ours, reference)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_is_multiplied_as_if_its_variant_were_the_only_one(dtype: torch.dtype) -> None:
+    stack, states = new_stack(3, 40, 576, dtype), random(5, 2, 576, dtype=dtype)
+    norm, choice = new_norm(576, dtype), torch.tensor([2, 0, 2, 1, 0], device=DEVICE)
+    _, together = KernelOps().norm_project(states, None, norm, stack.by(choice))
+    for row, variant in enumerate(choice.tolist()):
+        only = Projection(stack.stack[variant])
+        _, alone = KernelOps().norm_project(states[row : row + 1], None, norm, only)
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=0.0, atol=0.0 if ON_GPU else 1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_token_alone_is_multiplied_as_it_is_among_others(dtype: torch.dtype) -> None:
     projection, states = new_projection(40, 576, dtype), random(6, 1, 576, dtype=dtype)
