@@ -28,6 +28,7 @@ class DraftRoot:
             by this count, not by position: a position drafted again must not see the
             number that a rejected draft, which may have shaped the vocabulary, has used.
         longest_context: no `starts` is larger, on the host.
+        choice: see `DraftBody` [rows].
     """
 
     hidden: Tensor
@@ -35,6 +36,7 @@ class DraftRoot:
     lengths: Tensor
     drawn: Tensor
     longest_context: int
+    choice: Tensor | None = None
 
 
 class ChainDrafter:
@@ -51,9 +53,16 @@ class ChainDrafter:
         self.tables = tables
 
     @torch.inference_mode()
-    def absorb(self, features: Tensor, tokens: Tensor, window: Window, cache: KVCache) -> Tensor:
-        """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output."""
-        return self.body(self.body.fuse(features), self.tables.embed(tokens), window, cache)
+    def absorb(
+        self, features: Tensor, tokens: Tensor, window: Window, cache: KVCache, choice: Tensor | None = None
+    ) -> Tensor:
+        """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output.
+
+        Args:
+            choice: see `DraftBody` [rows].
+        """
+        hidden = self.body.fuse(features, choice)
+        return self.body(hidden, self.tables.embed(tokens), window, cache, choice)
 
     @torch.inference_mode()
     def draft(
@@ -86,7 +95,7 @@ class ChainDrafter:
             chosen.append(choice)
             if step + 1 < length:
                 window = Window(0, root.starts + step, 1, root.longest_context + step + 1)
-                hidden = self.body(self.body.carry(hidden), choice.embeddings, window, cache)
+                hidden = self.body(self.body.carry(hidden), choice.embeddings, window, cache, root.choice)
         return Draft(
             tokens=torch.stack([choice.tokens for choice in chosen], dim=1),
             lengths=root.lengths,

@@ -92,7 +92,7 @@ class TreeDrafter:
                 tree=Tree(torch.full_like(tokens, level), bits, level * beam),
             )
             embeddings = self.tables.embed(tokens)
-            hidden = self.body(self.body.carry(hidden), embeddings, window, cache)
+            hidden = self.body(self.body.carry(hidden), embeddings, window, cache, root.choice)
             best = self._best(hidden, head, beam)
             grown = (scores[..., None] + best.costs).flatten(1)  # [rows, beam * beam]
             words = best.tokens.flatten(1)

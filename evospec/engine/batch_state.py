@@ -23,6 +23,7 @@ class BatchState:
         pending: confirmed pairs that wait to be written to the drafter's cache, int64 [slots].
         pending_tokens: their tokens, int64 [slots, width].
         pending_features: their target features [slots, width, features].
+        choice: which variant of the drafter's weights it drafts with, int64 [slots]; see `DraftBody`.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class BatchState:
         "_top_k",
         "_top_p",
         "cached",
+        "choice",
         "drawn",
         "last",
         "pending",
@@ -53,6 +55,7 @@ class BatchState:
         self._temperature = torch.zeros(slots, device=device)
         self._top_p = torch.ones(slots, device=device)
         self._top_k, self._seeds = integers(slots), integers(slots)
+        self.choice = integers(slots)
         self._all = [
             self.last,
             self.cached,
@@ -65,6 +68,7 @@ class BatchState:
             self._top_p,
             self._top_k,
             self._seeds,
+            self.choice,
         ]
 
     @property

@@ -109,6 +109,7 @@ def build_engine(config: Config, target: Target, loaded: LoadedDrafter | None) -
             trace_k=config.alignment.trace_top_k,
             semantic=semantic,
         ),
+        adapters=config.alignment.adapters,
     )
 
 

@@ -15,18 +15,20 @@ class ContextVectors:
 
     Args:
         places: tokens that a cycle emits per row, at most.
-        decay: what a mean keeps of itself at each token.
+        decay: what a mean keeps of itself at each token; 1 keeps it as it was after the prompt.
 
     Attributes:
         means: float32 [slots, hidden].
+        advances: whether emitted tokens change them.
     """
 
-    __slots__ = ("_keep", "_mean", "_read", "_reading", "_shares", "means")
+    __slots__ = ("_keep", "_mean", "_read", "_reading", "_shares", "advances", "means")
 
     def __init__(self, slots: int, hidden_size: int, places: int, decay: float, device: torch.device) -> None:
         self.means = torch.zeros(slots, hidden_size, device=device)
         count = torch.arange(places + 1, device=device)
         # By tokens emitted [places + 1]: what a mean keeps, and what it takes of each state.
+        self.advances = decay < 1.0
         self._keep = decay**count
         self._shares = (1 - self._keep) / count.clamp(min=1)
         self._reading: RequestState | None = None

@@ -13,8 +13,8 @@ _GAUGES = frozenset(
     {"running", "waiting", "active_rows", "vocabulary_epoch", "adapter_version", "draft_plan"}
 )
 _PER_POSITION = frozenset({"attempted_per_position", "accepted_per_position"})
-_PER_PLAN = "cycles_per_plan"
-_OTHER = _GAUGES | _PER_POSITION | {_PER_PLAN}
+_PER_NAME = frozenset({"cycles_per_plan", "requests_per_choice"})
+_OTHER = _GAUGES | _PER_POSITION | _PER_NAME
 _COUNTERS = tuple(field.name for field in fields(EngineStats) if field.name not in _OTHER)
 
 
@@ -25,6 +25,7 @@ def snapshot(stats: EngineStats) -> EngineStats:
         attempted_per_position=list(stats.attempted_per_position),
         accepted_per_position=list(stats.accepted_per_position),
         cycles_per_plan=dict(stats.cycles_per_plan),
+        requests_per_choice=dict(stats.requests_per_choice),
     )
 
 
@@ -36,9 +37,10 @@ def growth(earlier: EngineStats, later: EngineStats) -> EngineStats:
     for name in _PER_POSITION:
         pairs = zip_longest(getattr(later, name), getattr(earlier, name), fillvalue=0)
         setattr(grown, name, [new - old for new, old in pairs])
-    gained = Counter(later.cycles_per_plan)
-    gained.subtract(earlier.cycles_per_plan)
-    grown.cycles_per_plan = {plan: cycles for plan, cycles in gained.items() if cycles}
+    for name in _PER_NAME:
+        gained = Counter(getattr(later, name))
+        gained.subtract(getattr(earlier, name))
+        setattr(grown, name, {key: count for key, count in gained.items() if count})
     return grown
 
 
@@ -51,5 +53,6 @@ def total(parts: Iterable[EngineStats]) -> EngineStats:
         for name in _PER_POSITION:
             pairs = zip_longest(getattr(summed, name), getattr(part, name), fillvalue=0)
             setattr(summed, name, [one + other for one, other in pairs])
-        summed.cycles_per_plan = dict(Counter(summed.cycles_per_plan) + Counter(part.cycles_per_plan))
+        for name in _PER_NAME:
+            setattr(summed, name, dict(Counter(getattr(summed, name)) + Counter(getattr(part, name))))
     return summed

@@ -10,6 +10,7 @@ from evospec.decoding.tree import TreeDrafter
 from evospec.engine.batch_state import BatchState
 from evospec.engine.passes import Step, sampling_of
 from evospec.models.draft_body import DraftBody
+from evospec.models.draft_stacks import DraftStacks
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.tables import TokenTables
@@ -22,13 +23,19 @@ class Drafting:
 
     Args:
         tables: the drafter's own, see `Drafter.tables`.
+        variants: of the drafter's weights, see `DraftBody`.
     """
 
     __slots__ = ("_body", "_cache", "_chain", "_tree")
 
-    def __init__(self, drafter: Drafter, tables: TokenTables, cache: KVCache) -> None:
-        self._body, self._cache = DraftBody(drafter), cache
+    def __init__(self, drafter: Drafter, tables: TokenTables, cache: KVCache, variants: int = 1) -> None:
+        self._body, self._cache = DraftBody(drafter, variants=variants), cache
         self._chain, self._tree = ChainDrafter(self._body, tables), TreeDrafter(self._body, tables)
+
+    @property
+    def stacks(self) -> DraftStacks:
+        """The weights that it drafts with."""
+        return self._body.stacks
 
     def watch(self, stopwatch: Stopwatch) -> None:
         self._body.stopwatch = stopwatch
@@ -38,14 +45,20 @@ class Drafting:
         self._body.refresh()
 
     def absorb_prompt(
-        self, tokens: Tensor, features: Tensor, window: Window, cache: KVCache | None = None
+        self,
+        tokens: Tensor,
+        features: Tensor,
+        window: Window,
+        choice: Tensor,
+        cache: KVCache | None = None,
     ) -> None:
         """Writes a prompt's pairs: tokens [1, n], features [1, n, taps * hidden].
 
         Args:
+            choice: see `BatchState` [1].
             cache: None: the drafter's own.
         """
-        self._chain.absorb(features, tokens, window, self._cache if cache is None else cache)
+        self._chain.absorb(features, tokens, window, self._cache if cache is None else cache, choice)
 
     def draft(self, state: BatchState, step: Step, head: HeadView) -> Draft | None:
         """Catches the drafter up with what was confirmed, then drafts; None when the plan is not to."""
@@ -60,6 +73,7 @@ class Drafting:
             lengths=state.lengths(step.rows, plan.depth),
             drawn=state.drawn[: step.rows],
             longest_context=step.span - plan.scratch - 1,
+            choice=state.choice[: step.rows],
         )
         if plan.tree is not None:
             return self._tree.draft(root, plan.tree, head, self._cache)
@@ -78,6 +92,7 @@ class Drafting:
             state.pending_tokens[: step.rows, :width],
             Window(0, state.cached[: step.rows] - pending, width, step.span),
             self._cache,
+            state.choice[: step.rows],
         )  # [rows, width, hidden]
         last = (pending - 1).clamp(min=0)
         return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))

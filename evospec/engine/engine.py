@@ -34,6 +34,7 @@ class Engine:
     Args:
         learners: who is told what cycles teach.
         sizes: how cycles are rounded; None: as the device needs it.
+        adapters: kinds of traffic that there is room for adapters of.
     """
 
     def __init__(
@@ -45,17 +46,18 @@ class Engine:
         *,
         learners: Learners = NOBODY,
         sizes: Sizes | None = None,
+        adapters: int = 0,
     ) -> None:
         self.target = target
         self.drafter = drafter
         self.fingerprints = fingerprints
         self.vocabulary = learners.vocabulary
         self.max_length = min(config.max_length, target.max_length)
-        self._stepper = Stepper(target, drafter, config, self.max_length, learners, sizes)
+        self._stepper = Stepper(target, drafter, config, self.max_length, learners, sizes, adapters)
         self.stats = self._stepper.stats
         self._scheduler = self._stepper.scheduler
         self._learners = learners
-        self._adapter = AdapterSlot(drafter) if drafter is not None else None
+        self._adapter = AdapterSlot(drafter, self._stepper.runner.bank) if drafter is not None else None
 
     @property
     def has_work(self) -> bool:

@@ -43,13 +43,14 @@ NOTHING = Wanted()
 @dataclass(frozen=True, slots=True)
 class ReportLayout:
     """Columns of a report: accepted, tokens, first node of a tree, covered, best tokens, log-probabilities,
-    draft tokens.
+    draft tokens, choice.
 
     Attributes:
         places: tokens that a row emits at most.
         nodes: draft tokens of a row.
         tree: whether a tree was drafted, which says apart whether its best first guess stood.
         covered: whether tokens are held against the active rows.
+        chosen: whether it says what rows draft with, see `BatchState.choice`.
     """
 
     places: int
@@ -57,19 +58,28 @@ class ReportLayout:
     tree: bool
     covered: bool
     wanted: Wanted
+    chosen: bool = False
 
     @property
     def columns(self) -> int:
         per_place = 1 + self.covered + self.wanted.best + self.wanted.traced
-        return 1 + self.tree + self.places * per_place + self.wanted.drafted * self.nodes
+        return 1 + self.tree + self.places * per_place + self.wanted.drafted * self.nodes + self.chosen
 
-    def pack(self, verdict: Verdict, best: BestTokens, active: Tensor | None, drafts: Tensor) -> Tensor:
+    def pack(
+        self,
+        verdict: Verdict,
+        best: BestTokens,
+        active: Tensor | None,
+        drafts: Tensor,
+        choice: Tensor | None = None,
+    ) -> Tensor:
         """A batch's report on its device, int64 [rows, columns].
 
         Args:
             best: of the places that decided the tokens, as many as are wanted.
             active: see `HeadView`.
             drafts: draft tokens [rows, nodes].
+            choice: see `BatchState` [rows].
         """
         parts = [verdict.accepted[:, None], verdict.tokens]
         if verdict.places is not None:
@@ -83,6 +93,8 @@ class ReportLayout:
             parts.append(logprobs.double().view(torch.int64).flatten(1))
         if self.wanted.drafted:
             parts.append(drafts)
+        if self.chosen and choice is not None:
+            parts.append(choice[:, None])
         return torch.cat(parts, dim=1)
 
     def read(self, numbers: np.ndarray) -> Report:
@@ -147,7 +159,12 @@ class Report:
 
     def drafts(self) -> np.ndarray:
         """Draft tokens, int64 [rows, nodes]."""
-        return self._numbers[:, self._layout.columns - self._layout.nodes :]
+        last = self._layout.columns - self._layout.chosen
+        return self._numbers[:, last - self._layout.nodes : last]
+
+    def choice(self, row: int) -> int | None:
+        """What a row drafts with; None where it was not asked."""
+        return int(self._numbers[row, -1]) if self._layout.chosen else None
 
     @property
     def _best_start(self) -> int:

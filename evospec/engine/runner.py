@@ -24,6 +24,7 @@ from evospec.engine.report import NOTHING, Report, ReportLayout, Wanted
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import MOST_PENDING, RunnerSettings, Slots
 from evospec.engine.state import RequestState
+from evospec.models.bank_places import BankPlaces
 from evospec.models.drafter import Drafter
 from evospec.models.graphs import Graphs
 from evospec.models.kv_cache import Tree, Window
@@ -48,7 +49,8 @@ class Runner:
         self._drafting: Drafting | None = None
         if drafter is not None and self.slots.draft_cache is not None:
             tables = drafter.tables(target.tables)
-            self._drafting = Drafting(drafter, tables, self.slots.draft_cache)
+            variants = settings.adapters + 1
+            self._drafting = Drafting(drafter, tables, self.slots.draft_cache, variants)
         self._prefill_chunk = settings.prefill_chunk
         self._prompts = PromptPasses(
             target, drafter, self._drafting, self.slots, self._sizes, settings.prefill_chunk
@@ -66,6 +68,13 @@ class Runner:
     def captures(self) -> int:
         """CUDA graphs captured so far."""
         return self._drafts.captures + self._verifications.captures + self._prompts.captures
+
+    @property
+    def bank(self) -> BankPlaces | None:
+        """Room for adapters of kinds of traffic; None when there is none."""
+        if self._drafting is None or self.slots.routes is None:
+            return None
+        return BankPlaces(self._drafting.stacks, self.slots.routes)
 
     def watch(self, stopwatch: Stopwatch) -> None:
         """Times the parts of cycles from now on, in graphs captured anew, with its marks in them;
@@ -102,12 +111,11 @@ class Runner:
         """
         stop = min(state.prefilled + self._prefill_chunk, state.prompt_length)
         output = self._prompts.process(state, stop)
-        if self.slots.contexts is not None:
-            self.slots.contexts.read(state, output.hidden[0])
         if stop < state.prompt_length:
             return None
         features = None if output.features is None else output.features[0]
-        layout = ReportLayout(1, nodes=0, tree=False, covered=active is not None, wanted=wanted)
+        chosen, covered = self.slots.routes is not None, active is not None
+        layout = ReportLayout(1, nodes=0, tree=False, covered=covered, wanted=wanted, chosen=chosen)
         decided = self._decide_first(state, output.hidden[:, -1:], features, active, layout)
         return Prompted(layout, fetch(decided), output.hidden[0], features)
 
@@ -133,7 +141,8 @@ class Runner:
         pending = features[-1] if features is not None and self._drafting is not None else None
         self.slots.state.start(state.slot, position, params.max_tokens, verdict.tokens[0, 0], pending)
         state.pending = 1
-        return layout.pack(verdict, best, active, self._no_draft(1).tokens)
+        choice = self.slots.state.choice[state.slot : state.slot + 1]
+        return layout.pack(verdict, best, active, self._no_draft(1).tokens, choice)
 
     # --- cycles ---
 
@@ -273,7 +282,7 @@ class Runner:
             absorbed=step.pairs > 0,
             drawn=step.plan.depth if step.draws else 0,
         )
-        if self.slots.contexts is not None:
+        if self.slots.contexts is not None and self.slots.contexts.advances:
             hidden = output.hidden if verdict.places is None else _at(output.hidden, verdict.places)
             self.slots.contexts.advance(hidden, emitted)
         self._stopwatch.mark("host")

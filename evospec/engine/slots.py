@@ -13,8 +13,11 @@ from evospec.engine.plan import DraftPlan
 from evospec.engine.report import NOTHING, Wanted
 from evospec.engine.scheduler import SlotMove
 from evospec.engine.sizes import Sizes
+from evospec.engine.state import RequestState
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache
+from evospec.models.route_table import RouteTable
+from evospec.models.routes import GENERAL
 from evospec.models.target import Target
 
 # Pairs that may wait for the drafter while decoding is plain: written many at once, they cost little.
@@ -32,7 +35,8 @@ class RunnerSettings:
         plans: what cycles may do.
         draws: whether sampled rows' drafts are drawn from the drafter's distribution.
         wanted: the most that a cycle is asked to report.
-        context_decay: see `ContextVectors`; None keeps none.
+        context_decay: see `ContextVectors`; None: nobody asks for them as tokens are emitted.
+        adapters: kinds of traffic that there is room for adapters of.
         sizes: None: as the device needs them.
     """
 
@@ -43,6 +47,7 @@ class RunnerSettings:
     draws: bool = False
     wanted: Wanted = NOTHING
     context_decay: float | None = None
+    adapters: int = 0
     sizes: Sizes | None = None
 
     @property
@@ -65,10 +70,11 @@ class Slots:
     """Caches, state and context of every slot.
 
     Attributes:
-        draft_cache, contexts: None when there is no drafter, and when nobody searches.
+        draft_cache, contexts: None when there is no drafter, and when nobody asks.
+        routes: which kind of traffic a request is of; None when all are of one.
     """
 
-    __slots__ = ("_parked", "cache", "contexts", "draft_cache", "state")
+    __slots__ = ("_parked", "cache", "contexts", "draft_cache", "routes", "state")
 
     def __init__(self, target: Target, drafter: Drafter | None, settings: RunnerSettings) -> None:
         slots, device = settings.slots, target.device
@@ -80,10 +86,12 @@ class Slots:
         features = 0 if drafter is None else drafter.config.feature_size
         self.state = BatchState(slots, settings.pending_width, features, target.dtype, device)
         self.contexts: ContextVectors | None = None
-        if settings.context_decay is not None:
-            self.contexts = ContextVectors(
-                slots, target.hidden_size, settings.places, settings.context_decay, device
-            )
+        self.routes: RouteTable | None = None
+        if drafter is not None and settings.adapters:
+            self.routes = RouteTable(settings.adapters, target.hidden_size, device)
+        if settings.context_decay is not None or self.routes is not None:
+            decay = 1.0 if settings.context_decay is None else settings.context_decay
+            self.contexts = ContextVectors(slots, target.hidden_size, settings.places, decay, device)
         self.park(0, slots)
 
     @property
@@ -95,6 +103,16 @@ class Slots:
         """What a cycle changes by reading it."""
         means = [] if self.contexts is None else [self.contexts.means]
         return [*self.state.advancing, *means]
+
+    def read(self, state: RequestState, hidden: Tensor) -> None:
+        """Takes in the next part of a prompt [positions, hidden]: what it is about, and so what drafts for
+        it."""
+        if self.contexts is None:
+            return
+        self.contexts.read(state, hidden)
+        if self.routes is not None:
+            chosen = self.routes.choose(self.contexts.vector(state.slot)[None])
+            self.state.choice[state.slot] = chosen[0]
 
     def move(self, move: SlotMove) -> None:
         """Copies a request's caches and state to another slot."""
@@ -123,3 +141,4 @@ class Slots:
         self.state.cached[first:last].fill_(self._parked)
         self.state.pending[first:last].fill_(0)
         self.state.remaining[first:last].fill_(0)
+        self.state.choice[first:last].fill_(GENERAL)

@@ -28,6 +28,7 @@ class EngineStats:
     coverable_tokens: int = 0
     vocabulary_rows_changed: int = 0
     adapter_swaps: int = 0
+    requests_per_choice: dict[int, int] = field(default_factory=dict)  # 0: of no kind; kind i is i + 1
     cycles_per_plan: dict[str, int] = field(default_factory=dict)  # how cycles drafted
     plan_switches: int = 0  # changes of the controller's mind on how to draft
     draft_seconds: float = 0.0
@@ -53,6 +54,11 @@ class EngineStats:
     def count_cycle(self, plan: str) -> None:
         self.cycles += 1
         self.cycles_per_plan[plan] = self.cycles_per_plan.get(plan, 0) + 1
+
+    def count_choice(self, choice: int | None) -> None:
+        """Adds a request that drafts so; None: where all draft alike."""
+        if choice is not None:
+            self.requests_per_choice[choice] = self.requests_per_choice.get(choice, 0) + 1
 
     def count_draft(self, drafted: int, accepted: int, nodes: int) -> None:
         """Adds one verified draft of `nodes` tokens, `drafted` deep.

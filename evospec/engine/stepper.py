@@ -50,6 +50,7 @@ class Stepper:
         max_length: int,
         learners: Learners,
         sizes: Sizes | None,
+        adapters: int = 0,
     ) -> None:
         self.stats = EngineStats()
         prefill_chunk = min(config.prefill_chunk, max_length)
@@ -69,6 +70,7 @@ class Stepper:
                 draws=config.sampled_drafts == "drawn",
                 wanted=learners.wanted(target.vocab_size, traced=True),
                 context_decay=None if learners.semantic is None else learners.semantic.decay,
+                adapters=adapters,
                 sizes=sizes,
             ),
         )
@@ -180,6 +182,7 @@ class Stepper:
     def _begin(self, begun: Begun) -> StepOutput:
         """Waits for a request's first token."""
         report = begun.prompted.report()
+        self.stats.count_choice(report.choice(0))
         emission = self._emit(begun.state, 0, 0, report)
         self._observer.note(report, [emission], begun.features)
         return _output(emission, report)

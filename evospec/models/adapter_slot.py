@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from evospec.models.adapter import AdapterWeights
-from evospec.models.deltas import adapted_parameters, delta_limits
+from evospec.models.bank_places import BankPlaces, check_room
+from evospec.models.deltas import adapted_parameters, delta_limits, merged
 from evospec.models.drafter import Drafter
 from evospec.vocab.successor_table import SuccessorTables
 
@@ -21,7 +22,7 @@ class StagedAdapter:
 
     Attributes:
         weights: base + delta of every linear layer and norm by parameter, on the drafter's device, in its
-            dtype.
+            dtype; where there is room for a bank, of all variants, and its routes.
         core_ranks, successors: see `AdapterWeights`.
         sent: when the weights are there; None where nothing has to be sent.
     """
@@ -38,6 +39,8 @@ class AdapterSlot:
 
     Merging, not adding at run time, makes an adapted drafter cost exactly what
     the base costs. The base weights are kept, in host memory, so that merges never accumulate.
+    So many kinds of traffic as there is room for adapters of cost the memory of so many drafters more: on
+    the device, while a version is staged there once more, and in host memory.
 
     Requests in flight across a swap: the caller swaps between cycles, so that a draft is of one
     version, and the next cycle drafts with the new one, for every request. Drafter keys cached
@@ -46,16 +49,20 @@ class AdapterSlot:
     request, and with `sampled_drafts: best` each token of a seeded one, is the same as without the
     swap, whether the version goes up, down or to the base; with `sampled_drafts: drawn` each token
     follows the same distribution. Only the number of tokens a cycle yields changes.
+
+    Args:
+        places: room for adapters of kinds of traffic; None: versions that have some are refused.
     """
 
-    __slots__ = ("_base", "_drafter", "_limits", "_parameters", "_sender", "version")
+    __slots__ = ("_base", "_drafter", "_limits", "_places", "_sender", "_targets", "version")
 
-    def __init__(self, drafter: Drafter) -> None:
-        self._drafter = drafter
-        self._parameters = adapted_parameters(drafter)
-        self._base = {name: weight.detach().to("cpu", copy=True) for name, weight in self._parameters.items()}
+    def __init__(self, drafter: Drafter, places: BankPlaces | None = None) -> None:
+        self._drafter, self._places = drafter, places
+        parameters = {name: weight.detach() for name, weight in adapted_parameters(drafter).items()}
+        self._base = {name: weight.to("cpu", copy=True) for name, weight in parameters.items()}
         self._limits = delta_limits(drafter)
-        self._sender = _Sender(self._base, drafter.device) if drafter.device.type == "cuda" else None
+        self._targets = parameters if places is None else parameters | places.targets
+        self._sender = _Sender(self._targets, drafter.device) if drafter.device.type == "cuda" else None
         self.version = 0
 
     @torch.inference_mode()
@@ -64,17 +71,19 @@ class AdapterSlot:
         runs there; any thread may call it at any time.
 
         Raises:
-            WireError: it does not fit the drafter, or its deltas are absurdly large.
+            WireError: it does not fit the drafter, its deltas are absurdly large, or it has adapters for
+                more kinds of traffic than there is room for.
         """
         adapter.check(self._drafter)
         adapter.check_norms(self._limits)
-        deltas = adapter.general.deltas()
-        merged = {
-            name: _merge(base, deltas[name]) if name in deltas else base for name, base in self._base.items()
-        }
+        if adapter.bank is not None:
+            check_room(adapter.bank, self._places, f"adapter version {adapter.version}")
+        weights = merged(self._base, adapter.general)
+        if self._places is not None:
+            weights |= self._places.contents(self._base, weights, adapter.bank)
         if self._sender is None:
-            return StagedAdapter(adapter.version, merged, adapter.core_ranks, adapter.successors)
-        return self._sender.send(adapter, merged)
+            return StagedAdapter(adapter.version, weights, adapter.core_ranks, adapter.successors)
+        return self._sender.send(adapter, weights)
 
     @torch.inference_mode()
     def swap(self, adapter: StagedAdapter | AdapterWeights | None) -> StagedAdapter:
@@ -88,17 +97,12 @@ class AdapterSlot:
         if adapter.sent is not None:
             torch.cuda.current_stream().wait_event(adapter.sent)
         staged = list(adapter.weights.values())
-        torch._foreach_copy_([self._parameters[name] for name in adapter.weights], staged)
+        torch._foreach_copy_([self._targets[name] for name in adapter.weights], staged)
         if adapter.sent is not None:
             for weight in staged:
                 weight.record_stream(torch.cuda.current_stream())  # freed when the copy is done
         self.version = adapter.version
         return adapter
-
-
-def _merge(base: Tensor, delta: Tensor) -> Tensor:
-    """Their sum in the base's dtype; summed in float32."""
-    return (base.float() + delta).to(base.dtype)
 
 
 class _Sender:
@@ -109,7 +113,10 @@ class _Sender:
     def __init__(self, like: Mapping[str, Tensor], device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._pinned = {name: torch.empty_like(tensor, pin_memory=True) for name, tensor in like.items()}
+        self._pinned = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            for name, tensor in like.items()
+        }
         self._last: torch.cuda.Event | None = None
         self._lock = Lock()
 

@@ -160,3 +160,13 @@ class Deltas:
                 )
             if name.removesuffix(".weight") + LORA_A in self.tensors:
                 raise WireError(f"{where}: {name} has LoRA matrices and a whole delta")
+
+
+def merged(base: Mapping[str, Tensor], deltas: Deltas) -> dict[str, Tensor]:
+    """All of a base's weights by parameter, with deltas added in float32, in the base's dtype; what does not
+    change is shared."""
+    changes = deltas.deltas()
+    return {
+        name: (weight.float() + changes[name]).to(weight.dtype) if name in changes else weight
+        for name, weight in base.items()
+    }

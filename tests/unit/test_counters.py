@@ -19,6 +19,8 @@ def counted(drafts: list[tuple[int, int]]) -> EngineStats:
     stats = EngineStats()
     for drafted, accepted in drafts:
         stats.count_draft(drafted, accepted, nodes=drafted)
+        stats.count_cycle(f"chain-{drafted}")
+        stats.count_choice(accepted or None)
     return stats
 
 
@@ -53,4 +55,8 @@ def test_a_snapshot_does_not_change_with_its_engine() -> None:
     stats = counted([(3, 2)])
     taken = snapshot(stats)
     stats.count_draft(3, 3, nodes=3)
+    stats.count_cycle("chain-3")
+    stats.count_choice(2)
     assert taken.accepted_per_position == [1, 1, 0]
+    assert taken.cycles_per_plan == {"chain-3": 1}
+    assert taken.requests_per_choice == {2: 1}
