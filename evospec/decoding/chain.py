@@ -12,6 +12,7 @@ from evospec.decoding.draft import Draft
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, uniforms
 from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import KVCache, Window
+from evospec.models.row_choice import RowChoice
 from evospec.models.tables import TokenTables
 from evospec.vocab.head_rows import HeadView
 
@@ -28,7 +29,7 @@ class DraftRoot:
             by this count, not by position: a position drafted again must not see the
             number that a rejected draft, which may have shaped the vocabulary, has used.
         longest_context: no `starts` is larger, on the host.
-        choice: see `DraftBody` [rows].
+        choice: see `DraftBody`.
     """
 
     hidden: Tensor
@@ -36,7 +37,7 @@ class DraftRoot:
     lengths: Tensor
     drawn: Tensor
     longest_context: int
-    choice: Tensor | None = None
+    choice: RowChoice | None = None
 
 
 class ChainDrafter:
@@ -54,13 +55,14 @@ class ChainDrafter:
 
     @torch.inference_mode()
     def absorb(
-        self, features: Tensor, tokens: Tensor, window: Window, cache: KVCache, choice: Tensor | None = None
+        self,
+        features: Tensor,
+        tokens: Tensor,
+        window: Window,
+        cache: KVCache,
+        choice: RowChoice | None = None,
     ) -> Tensor:
-        """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output.
-
-        Args:
-            choice: see `DraftBody` [rows].
-        """
+        """Writes pairs of features [rows, width, taps * hidden] and tokens; returns their output."""
         hidden = self.body.fuse(features, choice)
         return self.body(hidden, self.tables.embed(tokens), window, cache, choice)
 

@@ -23,7 +23,7 @@ class BatchState:
         pending: confirmed pairs that wait to be written to the drafter's cache, int64 [slots].
         pending_tokens: their tokens, int64 [slots, width].
         pending_features: their target features [slots, width, features].
-        choice: which variant of the drafter's weights it drafts with, int64 [slots]; see `DraftBody`.
+        choice: which variant of the drafter's weights it drafts with, int64 [slots]; see `RowChoice`.
     """
 
     __slots__ = (

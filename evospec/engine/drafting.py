@@ -13,6 +13,7 @@ from evospec.models.draft_body import DraftBody
 from evospec.models.draft_stacks import DraftStacks
 from evospec.models.drafter import Drafter
 from evospec.models.kv_cache import KVCache, Window
+from evospec.models.row_choice import RowChoice
 from evospec.models.tables import TokenTables
 from evospec.stopwatch import Stopwatch
 from evospec.vocab.head_rows import HeadView
@@ -58,12 +59,14 @@ class Drafting:
             choice: see `BatchState` [1].
             cache: None: the drafter's own.
         """
-        self._chain.absorb(features, tokens, window, self._cache if cache is None else cache, choice)
+        own = self._cache if cache is None else cache
+        self._chain.absorb(features, tokens, window, own, RowChoice(choice))
 
     def draft(self, state: BatchState, step: Step, head: HeadView) -> Draft | None:
         """Catches the drafter up with what was confirmed, then drafts; None when the plan is not to."""
         self._body.stopwatch.mark("draft_layer")
-        hidden = self._absorb(state, step)
+        choice = RowChoice(state.choice[: step.rows])
+        hidden = self._absorb(state, step, choice)
         plan = step.plan
         if not plan.depth:
             return None
@@ -73,14 +76,14 @@ class Drafting:
             lengths=state.lengths(step.rows, plan.depth),
             drawn=state.drawn[: step.rows],
             longest_context=step.span - plan.scratch - 1,
-            choice=state.choice[: step.rows],
+            choice=choice,
         )
         if plan.tree is not None:
             return self._tree.draft(root, plan.tree, head, self._cache)
         drawing = sampling_of(state, step) if step.draws else None
         return self._chain.draft(root, plan.depth, head, self._cache, drawing)
 
-    def _absorb(self, state: BatchState, step: Step) -> Tensor:
+    def _absorb(self, state: BatchState, step: Step, choice: RowChoice) -> Tensor:
         """Writes pending pairs; returns the output of each row's last one [rows, 1, hidden].
 
         Rows with fewer pairs write padding past them; drafting overwrites it.
@@ -92,7 +95,7 @@ class Drafting:
             state.pending_tokens[: step.rows, :width],
             Window(0, state.cached[: step.rows] - pending, width, step.span),
             self._cache,
-            state.choice[: step.rows],
+            choice,
         )  # [rows, width, hidden]
         last = (pending - 1).clamp(min=0)
         return hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[-1]))

@@ -13,6 +13,7 @@ from evospec.models.drafter import Drafter, RMSNorm
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import HeadShape, LayerOps, Norm, layer_ops
 from evospec.models.rope import rope_table
+from evospec.models.row_choice import RowChoice
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _BEYOND = 512  # positions past a request's last token, where drafts that are cut off are written
@@ -24,8 +25,8 @@ class DraftBody:
     The merged projections take the place of the drafter's own weights, which become views of
     them. After an adapter was written into the drafter, `refresh` brings it into force.
 
-    Passes may be told the `choice` of each row, int64 [rows]: which variant of the weights its pairs go
-    through, all of them; None is the first, which is the drafter's own.
+    Passes may be told the choice of each row; without, all go through the first variant of the weights,
+    which is the drafter's own.
 
     Args:
         variants: how many there are of each linear layer's weights.
@@ -63,7 +64,7 @@ class DraftBody:
         """Takes over what was written into the drafter's weights."""
         self.stacks.refresh()
 
-    def fuse(self, features: Tensor, choice: Tensor | None = None) -> Tensor:
+    def fuse(self, features: Tensor, choice: RowChoice | None = None) -> Tensor:
         """Target features [rows, width, taps * target hidden] to drafter hidden states
         [rows, width, hidden]."""
         return self._ops.project(self.drafter.normed_features(features), self.stacks.fc.by(choice))
@@ -87,7 +88,7 @@ class DraftBody:
         embeddings: Tensor,
         window: Window,
         cache: KVCache,
-        choice: Tensor | None = None,
+        choice: RowChoice | None = None,
     ) -> Tensor:
         """Runs pairs at the window's positions, writing the cache there.
 

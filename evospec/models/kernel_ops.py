@@ -11,6 +11,7 @@ from evospec.kernels.attention import decode_attention, takes
 from evospec.kernels.gate import gate as fused_gate
 from evospec.kernels.norm import add_norm
 from evospec.kernels.project import MOST_TOKENS, project
+from evospec.kernels.project_many import project_many
 from evospec.kernels.project_pair import project_pair
 from evospec.kernels.rotary import rotate_store
 from evospec.models.attention import grouped_attention
@@ -40,27 +41,29 @@ class KernelOps:
 
     def project(self, states: Tensor, projection: Projection) -> Tensor:
         if not self.fuses(states):
-            return projection(states)
-        return project(states, projection.stack, projection.choice, bias=projection.bias)
+            return _product(states, projection)
+        return project(states, projection.stack, _variants(projection), bias=projection.bias)
 
     def norm_project(
         self, hidden: Tensor, change: Tensor | None, norm: Norm, projection: Projection
     ) -> tuple[Tensor, Tensor]:
         if not self.fuses(hidden):
             hidden, normed = self.add_norm(hidden, change, norm)
-            return hidden, projection(normed)
+            return hidden, _product(normed, projection)
         hidden = hidden if change is None else hidden + change
         stack, bias = projection.stack, projection.bias
-        return hidden, project(hidden, stack, projection.choice, bias=bias, norm=norm.weight, eps=norm.eps)
+        return hidden, project(
+            hidden, stack, _variants(projection), bias=bias, norm=norm.weight, eps=norm.eps
+        )
 
     def norm_project_pair(
         self, first: Tensor, second: Tensor, norms: tuple[Norm, Norm], projection: Projection
     ) -> Tensor:
         if self.fuses(first) and projection.bias is None:
             weights, epsilons = (norms[0].weight, norms[1].weight), (norms[0].eps, norms[1].eps)
-            return project_pair(first, second, weights, epsilons, projection.stack, projection.choice)
+            return project_pair(first, second, weights, epsilons, projection.stack, _variants(projection))
         normed = (self.add_norm(first, None, norms[0])[1], self.add_norm(second, None, norms[1])[1])
-        return projection(torch.cat(normed, dim=-1))
+        return _product(torch.cat(normed, dim=-1), projection)
 
     def attend(
         self, qkv: Tensor, plan: AttentionPlan, norms: HeadNorms | None, cache: KVCache, layer: int
@@ -128,7 +131,7 @@ class KernelOps:
             return hidden, fused_gate(both, gelu=gelu)
         hidden = hidden if change is None else hidden + change
         return hidden, project(
-            hidden, gate_up.stack, gate_up.choice, norm=norm.weight, eps=norm.eps, gelu=gelu
+            hidden, gate_up.stack, _variants(gate_up), norm=norm.weight, eps=norm.eps, gelu=gelu
         )
 
     def extend(
@@ -137,10 +140,22 @@ class KernelOps:
         if norm is not None:
             return hidden, self.add_norm(self.project(states, projection), None, norm)[1]
         if not self.fuses(states):
-            return hidden, projection(states)
+            return hidden, _product(states, projection)
         return project(
-            states, projection.stack, projection.choice, bias=projection.bias, residual=hidden
+            states, projection.stack, _variants(projection), bias=projection.bias, residual=hidden
         ), None
+
+
+def _variants(projection: Projection) -> Tensor | None:
+    return None if projection.choice is None else projection.choice.variants
+
+
+def _product(states: Tensor, projection: Projection) -> Tensor:
+    """Of more tokens than fused kernels take."""
+    choice = projection.choice
+    if choice is None or len(choice) == 1 or projection.bias is not None:
+        return projection(states)
+    return project_many(states, projection.stack, choice.variants, choice.order)
 
 
 def _is_causal(window: Window, shape: HeadShape) -> bool:

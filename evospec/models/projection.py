@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from evospec.models.row_choice import RowChoice
+
 _PACKED_FOR = 8  # rows that the packed layout is chosen for; others are right, too
 
 
@@ -21,7 +23,7 @@ class Projection:
     Attributes:
         stack: all variants of the weight [variants, outputs, inputs].
         weight: the first of them.
-        choice: which variant each row of the states goes through, int64 [rows]; None: all the first.
+        choice: which variant each row of the states goes through; None: all the first.
     """
 
     __slots__ = ("_packed", "bias", "choice", "stack", "weight")
@@ -31,15 +33,15 @@ class Projection:
         self.stack = weight if weight.dim() == 3 else weight[None]
         self.weight = self.stack[0]
         self.bias = bias
-        self.choice: Tensor | None = None
+        self.choice: RowChoice | None = None
         self._packed = [_pack(variant) for variant in self.stack]
 
     def refresh(self) -> None:
         """Takes over what was written into the weight."""
         self._packed = [_pack(variant) for variant in self.stack]
 
-    def by(self, choice: Tensor | None) -> Projection:
-        """The same weights for states [rows, ..., inputs] that go through variants `choice` [rows]."""
+    def by(self, choice: RowChoice | None) -> Projection:
+        """The same weights for states [rows, ..., inputs] that go through the variants chosen."""
         if choice is None or len(self.stack) == 1:
             return self
         chosen = copy(self)
@@ -51,14 +53,13 @@ class Projection:
         if self.choice is None:
             return self._product(0, states)
         if states.device.type != "cpu":
-            product = chosen_product(states, self.stack, self.choice)
+            product = chosen_product(states, self.stack, self.choice.variants)
             return product if self.bias is None else product + self.bias
-        variants = self.choice.tolist()
-        if len(set(variants)) == 1:
-            return self._product(variants[0], states)
+        groups = self.choice.groups
+        if len(groups) == 1:
+            return self._product(groups[0][0], states)
         out = states.new_empty(*states.shape[:-1], self.weight.shape[0])
-        for variant in set(variants):
-            rows = torch.tensor([row for row, own in enumerate(variants) if own == variant])
+        for variant, rows in groups:
             out[rows] = self._product(variant, states[rows])
         return out
 
@@ -76,7 +77,7 @@ def chosen_product(states: Tensor, stack: Tensor, choice: Tensor) -> Tensor:
     """states [rows, ..., inputs] times a variant of the weight for each row, without asking the host which.
 
     One row copies its variant: the weight is moved three times instead of once. More rows go through all
-    variants, which costs as many products; where tokens are few, as many weights read.
+    variants, which costs as many products; `project_many` is a kernel that does not.
     """
     if len(choice) == 1:
         return linear(states, stack.index_select(0, choice)[0])

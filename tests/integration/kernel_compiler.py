@@ -24,6 +24,7 @@ from evospec.kernels import (
     means,
     norm,
     project,
+    project_many,
     project_pair,
     rotary,
     rows,
@@ -35,7 +36,7 @@ TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
     **dict.fromkeys(("starts", "depths", "ancestors", "clock"), "*i64"),
-    **dict.fromkeys(("ids", "chosen", "packed", "active", "emitted", "choice"), "*i64"),
+    **dict.fromkeys(("ids", "chosen", "packed", "active", "emitted", "choice", "order"), "*i64"),
     **dict.fromkeys(("tops", "found", "padding", "means", "keep", "shares"), "*fp32"),
     "places": "*i32",
     **dict.fromkeys(("target_best", "decided", "best"), "*i64"),
@@ -141,6 +142,7 @@ def variants(itemsize: int) -> Iterator[Variant]:
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 32}, warps=1)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 1}, warps=1, ones=("splits", "width"))
     yield from projections(itemsize)
+    yield from products_of_many()
     layout: dict[str, object] = {"HEADS": 14, "KV_HEADS": 2, "HEAD_DIM": 64, "BLOCK": 8}
     for has_norms in (False, True):
         for is_tree in (False, True):
@@ -191,6 +193,14 @@ def projections(itemsize: int) -> Iterator[Variant]:
         tiles = project.tiling(1152, 896, tokens=tokens, itemsize=itemsize, weights=2, states=2)
         constants = tiled(tiles, tokens) | {"VARIANTS": weights}
         yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
+
+
+def products_of_many() -> Iterator[Variant]:
+    """Tokens of a row each, and of several; with narrow and wide programs."""
+    for tokens, outputs in product((16, 64), (32, 64)):
+        constants: dict[str, object] = {"VARIANTS": 5, "TOKENS": tokens, "ROWS": outputs, "INPUTS": 64}
+        for ones in ((), ("per_row",)):
+            yield Variant(project_many._project_many_kernel, constants, 4, 4, ones)
 
 
 def tiled(tiles: project.Tiling, tokens: int) -> dict[str, object]:

@@ -18,6 +18,7 @@ from evospec.models.draft_body import DraftBody
 from evospec.models.drafter import Drafter
 from evospec.models.kernel_ops import KernelOps
 from evospec.models.ops import Norm, TorchOps
+from evospec.models.row_choice import RowChoice
 from evospec.models.target import Target
 from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
 from tests.tiny import tiny_drafter, tiny_model, tiny_target, tiny_tokenizer
@@ -116,8 +117,9 @@ def test_of_equal_rows_the_first_is_chosen() -> None:
     assert chosen.rows.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("choice", [None, [2, 0]], ids=str)
 @pytest.mark.parametrize("active", [40, None])
-def test_chains_are_drafted_as_without_kernels(active: int | None) -> None:
+def test_chains_are_drafted_as_without_kernels(active: int | None, choice: list[int] | None) -> None:
     """Planted differences would show: the drafts of another drafter are others."""
     target = Target(tiny_model().to(DEVICE), tiny_tokenizer())
     tables, tiny = target.tables, tiny_drafter(target)
@@ -128,15 +130,19 @@ def test_chains_are_drafted_as_without_kernels(active: int | None) -> None:
     for ops, seed in ((TorchOps(), 0), (KernelOps(), 0), (KernelOps(), 1)):
         torch.manual_seed(seed)
         drafter = Drafter(config).to(DEVICE).eval()
+        body = DraftBody(drafter, ops, variants=1 if choice is None else 3)
         torch.manual_seed(3)
+        for stack in body.stacks.by_parameter.values():
+            stack[1:] += 0.1 * random(*stack[1:].shape, dtype=torch.float32)
         root = DraftRoot(
             hidden=random(2, 1, tables.hidden_size, dtype=torch.float32),
             starts=torch.tensor([0, 0], device=DEVICE),
             lengths=torch.tensor([5, 5], device=DEVICE),
             drawn=torch.zeros(2, dtype=torch.int64, device=DEVICE),
             longest_context=0,
+            choice=None if choice is None else RowChoice(torch.tensor(choice, device=DEVICE)),
         )
-        chain = ChainDrafter(DraftBody(drafter, ops), tables)
+        chain = ChainDrafter(body, tables)
         drafts.append(chain.draft(root, 5, HeadView(rows, ids), drafter.new_cache(2, 16)))
     plain, fused, other = drafts
     assert torch.equal(fused.tokens, plain.tokens)

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from evospec.kernels.project import MOST_TOKENS, tiling
+from evospec.kernels.project_many import project_many
 from evospec.kernels.sample import sample
 from evospec.models.decoder import DecoderBody
 from evospec.models.kernel_ops import KernelOps
 from evospec.models.kv_cache import KVCache, Tree, Window
 from evospec.models.ops import HeadNorms, HeadShape, Norm, TorchOps
 from evospec.models.projection import Projection
+from evospec.models.row_choice import RowChoice
 from tests.unit.test_decoder_body import FAMILIES, build
 
 ON_GPU = torch.cuda.is_available()
@@ -129,7 +131,7 @@ def new_stack(variants: int, outputs: int, inputs: int, dtype: torch.dtype) -> P
     return Projection((random(variants, outputs, inputs, dtype=torch.float32) / inputs**0.5).to(dtype))
 
 
-CHOICES = [[2], [3, 0, 3], [2, 2, 0, 1], [1, 3] * 8]  # some are more tokens than kernels take
+CHOICES = [[2], [3, 0, 3], [2, 2, 0, 1], [1, 3, 0] * 6]  # the last are more tokens than fused kernels take
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -137,7 +139,7 @@ CHOICES = [[2], [3, 0, 3], [2, 2, 0, 1], [1, 3] * 8]  # some are more tokens tha
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: f"{len(choice)} rows")
 def test_rows_go_through_the_variants_they_chose(choice: list[int], width: int, dtype: torch.dtype) -> None:
     ours, reference = KernelOps(), TorchOps()
-    chosen = torch.tensor(choice, device=DEVICE)
+    chosen = RowChoice(torch.tensor(choice, device=DEVICE))
     states, residual = (random(len(choice), width, size, dtype=dtype) for size in (136, 40))
     norms = (new_norm(136, dtype, scales_wide=True), Norm(random(136, dtype=dtype), 0.1, scales_wide=True))
     single = new_stack(4, 40, 136, dtype).by(chosen)
@@ -158,11 +160,24 @@ def test_rows_go_through_the_variants_they_chose(choice: list[int], width: int, 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("rows", "width"), [(1, 3), (5, 1), (9, 5), (70, 2)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(9, 24), (70, 130)])
+def test_many_tokens_go_through_the_variants_they_chose(
+    outputs: int, inputs: int, rows: int, width: int, dtype: torch.dtype
+) -> None:
+    """Programs whose tokens all chose one, and several; nobody chose one of them."""
+    projection, states = new_stack(6, outputs, inputs, dtype), random(rows, width, inputs, dtype=dtype)
+    choice = RowChoice(torch.randint(0, 5, (rows,), device=DEVICE))
+    ours = project_many(states, projection.stack, choice.variants, choice.order)
+    close(ours, projection.by(choice)(states))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_is_multiplied_as_if_its_variant_were_the_only_one(dtype: torch.dtype) -> None:
     stack, states = new_stack(3, 40, 576, dtype), random(5, 2, 576, dtype=dtype)
-    norm, choice = new_norm(576, dtype), torch.tensor([2, 0, 2, 1, 0], device=DEVICE)
+    norm, choice = new_norm(576, dtype), RowChoice(torch.tensor([2, 0, 2, 1, 0], device=DEVICE))
     _, together = KernelOps().norm_project(states, None, norm, stack.by(choice))
-    for row, variant in enumerate(choice.tolist()):
+    for row, variant in enumerate(choice.variants.tolist()):
         only = Projection(stack.stack[variant])
         _, alone = KernelOps().norm_project(states[row : row + 1], None, norm, only)
         torch.testing.assert_close(together[row : row + 1], alone, rtol=0.0, atol=0.0 if ON_GPU else 1e-6)

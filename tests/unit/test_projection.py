@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear
 
 from evospec.models.projection import Projection, chosen_product
+from evospec.models.row_choice import RowChoice
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -54,15 +55,15 @@ def test_rows_go_through_the_variants_they_chose(
     expected = torch.stack(
         [linear(row, stack[variant], bias) for row, variant in zip(states, choice, strict=True)]
     )
-    chosen = torch.tensor(choice)
+    chosen = RowChoice(torch.tensor(choice))
     torch.testing.assert_close(Projection(stack, bias).by(chosen)(states), expected)
     if bias is None:
-        torch.testing.assert_close(chosen_product(states, stack, chosen), expected)
+        torch.testing.assert_close(chosen_product(states, stack, chosen.variants), expected)
 
 
 def test_nobody_chooses_where_there_is_no_choice() -> None:
     only, stack = Projection(torch.randn(4, 8)), Projection(torch.randn(2, 4, 8))
-    assert only.by(torch.zeros(3, dtype=torch.int64)) is only
+    assert only.by(RowChoice(torch.zeros(3, dtype=torch.int64))) is only
     assert stack.by(None) is stack
     states = torch.randn(3, 1, 8)
     assert torch.equal(stack(states), linear(states, stack.stack[0]))
@@ -73,6 +74,6 @@ def test_what_is_written_into_a_variant_counts_for_its_rows_alone() -> None:
     projection = Projection(stack)
     stack[1].mul_(2.0)
     projection.refresh()
-    product = projection.by(torch.tensor([0, 1]))(states)
+    product = projection.by(RowChoice(torch.tensor([0, 1])))(states)
     torch.testing.assert_close(product[1], linear(states[1], stack[1]))
     torch.testing.assert_close(product[0], linear(states[0], stack[0]))

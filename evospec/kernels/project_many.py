@@ -1,0 +1,103 @@
+"""Matrix products of many tokens whose rows have chosen different variants of the weight.
+
+Rows are taken in the order of their choice, so that a program's tokens mostly go through one variant; where
+theirs are several, it goes through these, one after the other, as `project` does. So each variant's weight is
+read for the tokens that chose it, and hardly for others.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from evospec.kernels.project import extent, variant_of
+
+_MOST_TOKENS = 64  # of a program
+_INPUTS = 64  # of a step
+_NARROW = 8192  # outputs up to which programs take fewer of them, so that all of a device has something to do
+
+
+@triton.jit
+def _project_many_kernel(
+    states,
+    weight,
+    choice,
+    order,
+    out,
+    tokens,
+    per_row,
+    outputs,
+    inputs,
+    VARIANTS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    INPUTS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    place = tl.program_id(1) * TOKENS + tl.arange(0, TOKENS)
+    request = tl.load(order + place // per_row, mask=place < tokens, other=0)
+    chosen = tl.load(choice + request, mask=place < tokens, other=-1).to(tl.int32)
+    token = request * per_row + place % per_row
+    column = tl.arange(0, INPUTS)
+    total = tl.zeros((TOKENS, ROWS), tl.float32)
+    for variant in range(VARIANTS):
+        own = variant_of(weight, variant, outputs, inputs)
+        for first in range(0, extent(chosen, variant, inputs), INPUTS):
+            at = first + column
+            state = tl.load(
+                states + token[:, None] * inputs + at[None, :],
+                mask=(chosen == variant)[:, None] & (at < inputs)[None, :],
+                other=0.0,
+            )
+            weights = tl.load(
+                own + row[None, :].to(tl.int64) * inputs + at[:, None],
+                mask=(row < outputs)[None, :] & (at < inputs)[:, None],
+                other=0.0,
+            )
+            total = tl.dot(state, weights, total, input_precision="tf32x3")
+    real = (place < tokens)[:, None] & (row < outputs)[None, :]
+    tl.store(out + token[:, None] * outputs + row[None, :], total.to(out.dtype.element_ty), mask=real)
+
+
+def project_many(states: Tensor, weight: Tensor, choice: Tensor, order: Tensor) -> Tensor:
+    """states times the variant of the weight that each row has chosen.
+
+    Args:
+        states: [rows, ..., inputs].
+        weight: [variants, outputs, inputs], contiguous.
+        choice: int64 [rows].
+        order: the rows by their choice, int64 [rows].
+
+    Returns:
+        [rows, ..., outputs].
+    """
+    states = states.contiguous()
+    variants, outputs, inputs = weight.shape
+    tokens = states.numel() // inputs
+    out = torch.empty(*states.shape[:-1], outputs, dtype=states.dtype, device=states.device)
+    block, rows = token_block(tokens), 32 if outputs <= _NARROW else 64
+    _project_many_kernel[(triton.cdiv(outputs, rows), triton.cdiv(tokens, block))](
+        states,
+        weight,
+        choice,
+        order,
+        out,
+        tokens,
+        tokens // len(choice),
+        outputs,
+        inputs,
+        VARIANTS=variants,
+        TOKENS=block,
+        ROWS=rows,
+        INPUTS=_INPUTS,
+        num_warps=4,
+        num_stages=4,
+    )
+    return out
+
+
+def token_block(tokens: int) -> int:
+    """How many of so many tokens a program takes."""
+    return min(max(triton.next_power_of_2(tokens), 16), _MOST_TOKENS)
