@@ -64,7 +64,8 @@ class AdapterWeights:
         try:
             tensors = load(blob)
         except _UNREADABLE as error:
-            raise WireError(f"{where} is not valid safetensors: {error}") from None
+            first_line = str(error).partition("\n")[0]  # PyTorch's own may come with its C++ stack
+            raise WireError(f"{where} is not valid safetensors: {first_line}") from None
         core_ranks = tensors.pop(CORE, None)
         if core_ranks is not None:
             _check_core(core_ranks, version, drafter.config.vocab_size)

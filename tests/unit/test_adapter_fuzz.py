@@ -169,11 +169,11 @@ def change_shapes(blob: bytes, rng: random.Random) -> bytes:
     tensors = load(blob)
     name = rng.choice(sorted(tensors))
     changed: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda tensor: tensor.T.contiguous(),
+        lambda tensor: tensor.permute(*reversed(range(tensor.dim()))).contiguous(),
         lambda tensor: tensor[:-1].contiguous(),
         lambda tensor: tensor.flatten(),
         lambda tensor: tensor[None],
-        lambda tensor: tensor.new_zeros(0, tensor.shape[1]),
+        lambda tensor: tensor.new_zeros(0, *tensor.shape[1:]),
         lambda tensor: torch.cat((tensor, tensor)),
     )
     tensors[name] = rng.choice(changed)(tensors[name])
