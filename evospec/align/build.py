@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from evospec.align.trace_codec import TraceLimits
+from evospec.align.trace_limits import TraceLimits
 from evospec.align.trainer import AlignmentTrainer
 from evospec.config import AlignmentConfig, Config
 from evospec.errors import EvoSpecError
@@ -104,6 +104,7 @@ def trace_limits(config: AlignmentConfig, drafter: Drafter, fingerprints: Finger
         max_positions=config.trace_positions,
         kv_heads=shape.num_key_value_heads,
         head_dim=shape.head_dim,
+        context_size=shape.target_hidden,
         max_past=config.trace_past,
         max_length=shape.max_positions,
         fingerprints=fingerprints,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evospec.align.int8_features import quantised
 from evospec.align.trace import Trace
-from evospec.align.trace_codec import finite_bfloat16
+from evospec.align.trace_check import finite_bfloat16
 from evospec.align.window import Cycle, Provenance, RequestPast, Stamp, TraceWindow, WindowClock, WindowLayout
 from evospec.config import AlignmentConfig
 from evospec.vocab.tenants import tenant_key
@@ -28,7 +28,7 @@ class RecorderCounts:
     recorded: int = 0
     dropped: int = 0  # the outbox was full: oldest first
     short: int = 0  # fewer than FEWEST_SCORED positions when the request ended
-    nonfinite: int = 0  # features or log-probabilities held NaN or infinity
+    nonfinite: int = 0  # NaN or infinity in what the models computed
 
 
 class TraceRecorder:
@@ -81,7 +81,13 @@ class TraceRecorder:
 
     @torch.inference_mode()
     def prompt(
-        self, request_id: str, token_ids: Sequence[int], features: Tensor, past: RequestPast, tenant: str
+        self,
+        request_id: str,
+        token_ids: Sequence[int],
+        features: Tensor,
+        past: RequestPast,
+        context: Tensor,
+        tenant: str,
     ) -> None:
         """Opens a request once its prompt is prefilled.
 
@@ -91,15 +97,16 @@ class TraceRecorder:
                 more than `context` are ignored. The very last position comes with the first
                 `emitted` call, together with what it predicted.
             past: what the drafter has for the positions before those.
+            context: what the request is about, of length 1 [hidden].
         """
         known = len(token_ids) - 1
-        context = min(features.shape[0], self.context)
+        rows = min(features.shape[0], self.context)
         self._open[request_id] = TraceWindow(
             WindowLayout(self._config.trace_positions, features.shape[1], self._config.trace_top_k),
-            Provenance(tenant_key(tenant), len(token_ids)),
-            start=known - context,
-            tokens=list(token_ids[known - context :]),
-            features=features[features.shape[0] - context :],
+            Provenance(tenant_key(tenant), len(token_ids), context.bfloat16()),
+            start=known - rows,
+            tokens=list(token_ids[known - rows :]),
+            features=features[features.shape[0] - rows :],
             past=past,
             stamp=self._stamp,
         )
@@ -157,7 +164,7 @@ class TraceRecorder:
     def _complete(self, window: TraceWindow) -> None:
         window.close()
         trace = window.to_trace(self._fingerprints)
-        finite = finite_bfloat16(trace.features) and finite_bfloat16(trace.past)
+        finite = all(finite_bfloat16(bits) for bits in (trace.features, trace.past, trace.context))
         if not finite or np.isnan(trace.top_logprobs).any():
             self.counts.nonfinite += 1
             return

@@ -13,7 +13,7 @@ import numpy as np
 
 from evospec.wire import Fingerprints
 
-TRACE_SCHEMA = 3
+TRACE_SCHEMA = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +43,8 @@ class Trace:
         past: keys, rotated, and values of the drafter at positions before `start`, the latest of those that
             it had when the window was opened, bfloat16 bit patterns as uint16 [2, kv_heads, pairs,
             head_dim]. The window alone is not what drafts were made from.
+        context: what the request is about, the mean of the target's last hidden states over its prompt, of
+            length 1, bfloat16 bit patterns as uint16 [hidden].
         feature_scales: of int8 features, what each feature is multiplied by, float32 [taps * hidden];
             none [0] of bfloat16 ones.
     """
@@ -62,6 +64,7 @@ class Trace:
     accepted: np.ndarray
     missed: np.ndarray
     past: np.ndarray
+    context: np.ndarray
     feature_scales: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
 
     @property
@@ -104,6 +107,7 @@ class Trace:
                 self.accepted,
                 self.missed,
                 self.past,
+                self.context,
                 self.feature_scales,
             )
         )

@@ -9,90 +9,29 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import msgpack
 import numpy as np
 
 from evospec.align.trace import TRACE_SCHEMA, Trace
+from evospec.align.trace_check import check
+from evospec.align.trace_limits import BOOL, DTYPES, Form, TraceLimits, arrays_of, dtypes_of, forms_of
 from evospec.errors import WireError
 from evospec.vocab.tenants import KEY_DIGITS
 from evospec.wire import Fingerprints
 
-_OVERHEAD = 2048  # keys, headers, fingerprints
 _LONGEST_STRING = 128
 _LONGEST_INTEGER = 2**63 - 1
-_PROBABILITY_SLACK = 1.01  # float16 rounds each log-probability
-
-_INT32 = np.dtype("<i4")
-_UINT16 = np.dtype("<u2")
-_FLOAT32 = np.dtype("<f4")
-_FLOAT16 = np.dtype("<f2")
-_INT8 = np.dtype("i1")
-_BOOL = np.dtype("?")
-
-_DTYPES: Mapping[str, np.dtype] = {
-    "token_ids": _INT32,
-    "features": _UINT16,
-    "top_ids": _INT32,
-    "top_logprobs": _FLOAT16,
-    "generated": _BOOL,
-    "draft_position": _INT8,
-    "accepted": _BOOL,
-    "missed": _BOOL,
-    "past": _UINT16,
-    "feature_scales": _FLOAT32,
-}
-_LARGEST_SCALE = float(np.finfo(np.float32).max) / 128  # no int8 feature overflows
 _FIELDS = frozenset(
-    ("fingerprints", "tenant", "adapter_version", "vocabulary_epoch", "prompt_length", "start", *_DTYPES)
+    ("fingerprints", "tenant", "adapter_version", "vocabulary_epoch", "prompt_length", "start", *DTYPES)
 )
 _TENANT = re.compile(rf"[0-9a-f]{{{KEY_DIGITS}}}")
-
-
-@dataclass(frozen=True, slots=True)
-class TraceLimits:
-    """What a trace must look like to be of use to one drafter.
-
-    Attributes:
-        vocab_size: token ids are below it.
-        feature_size: taps * hidden of the drafter.
-        top_k: target tokens per position, exactly.
-        max_positions: widest window.
-        kv_heads, head_dim: of the drafter's attention.
-        max_past: most pairs before a window.
-        max_length: positions of the drafter, which a window ends within.
-        fingerprints: target, drafter and tokenizer it must come from.
-    """
-
-    vocab_size: int
-    feature_size: int
-    top_k: int
-    max_positions: int
-    kv_heads: int
-    head_dim: int
-    max_past: int
-    max_length: int
-    fingerprints: Fingerprints
-
-    @property
-    def max_bytes(self) -> int:
-        """Length of the largest valid blob, rounded up."""
-        widest, longest = self.max_positions, self.max_past
-        forms = (_forms(widest, longest, self, scaled) for scaled in (False, True))
-        return max(sum(form.nbytes for form in each.values()) for each in forms) + _OVERHEAD
-
-    @property
-    def pair_bytes(self) -> int:
-        """Of a pair's key and value."""
-        return 2 * self.kv_heads * self.head_dim * _UINT16.itemsize
 
 
 def encode(trace: Trace) -> bytes:
     """Serialises a trace; what is encoded is what `decode` will judge."""
     names = trace.fingerprints
-    dtypes = _dtypes(trace.is_quantised)
+    dtypes = dtypes_of(trace.is_quantised)
     payload = msgpack.packb(
         {
             "fingerprints": [names.target, names.drafter, names.tokenizer],
@@ -103,7 +42,7 @@ def encode(trace: Trace) -> bytes:
             "start": trace.start,
             **{
                 name: np.ascontiguousarray(array, dtype=dtypes[name]).tobytes()
-                for name, array in _arrays(trace).items()
+                for name, array in arrays_of(trace).items()
             },
         }
     )
@@ -124,7 +63,7 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
         raise WireError("trace is not a map of this schema's fields")
     width = _width(fields["generated"])
     # Features without scales are bfloat16, whatever they are: what they can't be is refused.
-    forms = _forms(width, _past(fields["past"], limits), limits, scaled=bool(fields["feature_scales"]))
+    forms = forms_of(width, _past(fields["past"], limits), limits, scaled=bool(fields["feature_scales"]))
     arrays = {name: _array(name, fields[name], form) for name, form in forms.items()}
     trace = Trace(
         fingerprints=_fingerprints(fields["fingerprints"]),
@@ -142,118 +81,11 @@ def decode(blob: bytes, limits: TraceLimits) -> Trace:
         accepted=arrays["accepted"],
         missed=arrays["missed"],
         past=arrays["past"],
+        context=arrays["context"],
         feature_scales=arrays["feature_scales"],
     )
     check(trace, limits)
     return trace
-
-
-def check(trace: Trace, limits: TraceLimits) -> None:
-    """Raises WireError unless shapes, types and contents are those of a usable trace."""
-    if trace.fingerprints != limits.fingerprints:
-        raise WireError(
-            f"trace comes from ({trace.fingerprints}), this aligner serves ({limits.fingerprints})"
-        )
-    if not 1 <= trace.width <= limits.max_positions:
-        raise WireError(f"trace has {trace.width} positions, 1 to {limits.max_positions} are taken")
-    if trace.past_pairs > min(limits.max_past, trace.start):
-        raise WireError(
-            f"trace: past has {trace.past_pairs} pairs, before position {trace.start} at most "
-            f"{min(limits.max_past, trace.start)} are taken"
-        )
-    if trace.start + trace.width > limits.max_length:
-        raise WireError(
-            f"trace ends at position {trace.start + trace.width}, the drafter has {limits.max_length}"
-        )
-    forms = _forms(trace.width, trace.past_pairs, limits, trace.is_quantised)
-    for name, array in _arrays(trace).items():
-        form = forms[name]
-        if array.dtype != form.dtype or array.shape != form.shape:
-            raise WireError(
-                f"trace: {name} is {array.dtype} {array.shape}, expected {form.dtype} {form.shape}"
-            )
-    for name, ids in (("token_ids", trace.token_ids), ("top_ids", trace.top_ids)):
-        if ids.min() < 0 or ids.max() >= limits.vocab_size:
-            raise WireError(f"trace: {name} holds ids outside the vocabulary of {limits.vocab_size}")
-    if trace.is_quantised:
-        scales = trace.feature_scales
-        if not ((scales >= 0) & (scales <= _LARGEST_SCALE)).all():
-            raise WireError("trace: feature_scales hold NaN, or what is negative or too large")
-    elif not finite_bfloat16(trace.features):
-        raise WireError("trace: features hold NaN or infinity")
-    if not finite_bfloat16(trace.past):
-        raise WireError("trace: past holds NaN or infinity")
-    _check_targets(trace)
-    if trace.draft_position.min() < -1 or (trace.accepted & (trace.draft_position < 0)).any():
-        raise WireError("trace: an accepted token has no place in a draft")
-
-
-def finite_bfloat16(bits: np.ndarray) -> bool:
-    """Whether bfloat16 bit patterns (uint16, any shape) are all finite: the exponent is not all ones."""
-    return int((bits & 0x7FFF).max(initial=0)) < 0x7F80
-
-
-def _check_targets(trace: Trace) -> None:
-    logprobs = trace.top_logprobs.astype(np.float32)  # [width, k]
-    if not np.isfinite(logprobs).all():
-        raise WireError("trace: top_logprobs hold NaN or infinity")
-    if logprobs.max(initial=0.0) > 0.01:
-        raise WireError(f"trace: top_logprobs reach {logprobs.max():.3g}, log-probabilities are at most 0")
-    scored = trace.generated
-    if (np.exp(logprobs[scored]).sum(axis=-1) > _PROBABILITY_SLACK).any():
-        raise WireError("trace: the probabilities of a position's top tokens exceed 1")
-    ordered = np.sort(trace.top_ids[scored], axis=-1)
-    if (ordered[:, 1:] == ordered[:, :-1]).any():
-        raise WireError("trace: a position names the same top token twice")
-
-
-def _arrays(trace: Trace) -> dict[str, np.ndarray]:
-    return {
-        "token_ids": trace.token_ids,
-        "features": trace.features,
-        "top_ids": trace.top_ids,
-        "top_logprobs": trace.top_logprobs,
-        "generated": trace.generated,
-        "draft_position": trace.draft_position,
-        "accepted": trace.accepted,
-        "missed": trace.missed,
-        "past": trace.past,
-        "feature_scales": trace.feature_scales,
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Form:
-    """What an array must be."""
-
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-
-def _dtypes(scaled: bool) -> dict[str, np.dtype]:
-    """Of all arrays; features are bfloat16 unless there are scales."""
-    return {**_DTYPES, "features": _INT8 if scaled else _UINT16}
-
-
-def _forms(width: int, past: int, limits: TraceLimits, scaled: bool) -> dict[str, _Form]:
-    shapes: dict[str, tuple[int, ...]] = {
-        "token_ids": (width + 1,),
-        "features": (width, limits.feature_size),
-        "top_ids": (width, limits.top_k),
-        "top_logprobs": (width, limits.top_k),
-        "generated": (width,),
-        "draft_position": (width,),
-        "accepted": (width,),
-        "missed": (width,),
-        "past": (2, limits.kv_heads, past, limits.head_dim),
-        "feature_scales": (limits.feature_size if scaled else 0,),
-    }
-    dtypes = _dtypes(scaled)
-    return {name: _Form(dtypes[name], shape) for name, shape in shapes.items()}
 
 
 def _open_envelope(blob: bytes, limits: TraceLimits) -> bytes:
@@ -297,13 +129,13 @@ def _past(data: object, limits: TraceLimits) -> int:
     return len(data) // limits.pair_bytes if isinstance(data, bytes) else 0
 
 
-def _array(name: str, data: object, form: _Form) -> np.ndarray:
+def _array(name: str, data: object, form: Form) -> np.ndarray:
     dtype, shape = form.dtype, form.shape
     if not isinstance(data, bytes):
         raise WireError(f"trace: {name} is {type(data).__name__}, expected bytes")
     if len(data) != form.nbytes:
         raise WireError(f"trace: {name} has {len(data)} bytes, {form.nbytes} make shape {shape}")
-    if dtype == _BOOL:
+    if dtype == BOOL:
         flags = np.frombuffer(data, dtype=np.uint8)
         if (flags > 1).any():
             raise WireError(f"trace: {name} holds values that are neither true nor false")

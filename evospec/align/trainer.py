@@ -19,7 +19,8 @@ from evospec.align.objective import Objective
 from evospec.align.optimiser import Optimiser
 from evospec.align.replay import Admission, ReplayBuffer
 from evospec.align.trace import Trace
-from evospec.align.trace_codec import TraceLimits, decode, encode
+from evospec.align.trace_codec import decode, encode
+from evospec.align.trace_limits import TraceLimits
 from evospec.align.training_state import TrainingState
 from evospec.config import AlignmentConfig
 from evospec.errors import EvoSpecError, WireError

@@ -41,12 +41,19 @@ class RequestPast:
         return self.pairs[:, :, : max(position - self.first, 0)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Provenance:
-    """Whose request a window belongs to: the tenant's key, and tokens of the prompt."""
+    """Which request a window belongs to.
+
+    Attributes:
+        tenant: key of whose it is.
+        prompt_length: tokens of its prompt.
+        context: what it is about, of length 1, bfloat16 [hidden].
+    """
 
     tenant: str
     prompt_length: int
+    context: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +213,7 @@ class TraceWindow:
                 ]
             ),
             past=_bits(self.past),
+            context=_bits(self.provenance.context),
         )
 
 

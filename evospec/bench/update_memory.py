@@ -169,7 +169,13 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
             accepted=place % 3 < 2,
             missed=np.zeros(width, dtype=bool),
             past=_bfloat16(rng.standard_normal((2, shape.kv_heads, past, shape.head_dim), dtype=np.float32)),
+            context=_context(rng, shape),
         )
+
+
+def _context(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    context = rng.standard_normal(shape.hidden, dtype=np.float32)
+    return _bfloat16(context / np.linalg.norm(context))
 
 
 def _past(arm: AlignArm) -> int:

@@ -10,8 +10,8 @@ from evospec.engine.state import RequestState
 
 
 class ContextVectors:
-    """Means of the target's last hidden states, which the semantic index is searched by: over a prompt at
-    first, then decayed as tokens are emitted.
+    """Means of the target's last hidden states, which the semantic index is searched by and kinds of traffic
+    are told apart by: over a prompt at first, then decayed as tokens are emitted.
 
     Args:
         places: tokens that a cycle emits per row, at most.

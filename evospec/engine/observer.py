@@ -49,6 +49,13 @@ class Learners:
     trace_k: int = 0
     semantic: SemanticSource | None = None
 
+    @property
+    def context_decay(self) -> float | None:
+        """What contexts keep of themselves at each token, see `ContextVectors`; None: nobody asks for any."""
+        if self.semantic is not None:
+            return self.semantic.decay
+        return None if self.recorder is None else 1.0  # traces bring those of prompts
+
     def wanted(self, vocab_size: int, *, traced: bool) -> Wanted:
         """What a cycle has to report to them."""
         ranked = self.ranked_k if self.vocabulary is not None else 0
@@ -64,7 +71,7 @@ class Observer:
     has heard all that it emitted, the vocabulary too.
 
     Args:
-        contexts: what slots hold of the requests in them; None when nobody searches.
+        contexts: what slots hold of the requests in them; None when nobody asks.
         pasts: what the drafter's cache holds of them; None when nothing is recorded.
     """
 
@@ -109,7 +116,8 @@ class Observer:
         """Keeps a completed prefill to learn from."""
         request, learners = state.request, self._learners
         context = best = features = past = None
-        if self._semantic is not None and self._contexts is not None:
+        traced = self._recorder is not None and prompted.features is not None and request.trace
+        if self._contexts is not None and (traced or self._semantic is not None):
             context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
             parts = [
@@ -213,9 +221,10 @@ class Observer:
         request = prompt.request
         if self._semantic is not None and prompt.context is not None:
             self._semantic.admit(request, prompt.context.tensor().numpy())
-        if self._recorder is not None and prompt.features is not None and prompt.past is not None:
-            features, past = prompt.features.tensor(), prompt.past.read()
-            self._recorder.prompt(request.id, request.prompt_ids, features, past, request.tenant)
+        if self._recorder is None or prompt.features is None or prompt.past is None or prompt.context is None:
+            return
+        features, past, context = prompt.features.tensor(), prompt.past.read(), prompt.context.tensor()
+        self._recorder.prompt(request.id, request.prompt_ids, features, past, context, request.tenant)
 
     def _take_in(self, course: Course) -> None:
         if self._semantic is not None and self._contexts is not None:

@@ -69,7 +69,7 @@ class Stepper:
                 plans=plans,
                 draws=config.sampled_drafts == "drawn",
                 wanted=learners.wanted(target.vocab_size, traced=True),
-                context_decay=None if learners.semantic is None else learners.semantic.decay,
+                context_decay=learners.context_decay,
                 adapters=adapters,
                 sizes=sizes,
             ),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from evospec.align.trace import Trace
-from evospec.align.trace_codec import TraceLimits
+from evospec.align.trace_limits import TraceLimits
 from evospec.align.trainer import AlignmentTrainer
 from evospec.config import AlignmentConfig
 from evospec.models.drafter import Drafter, DrafterConfig
@@ -33,6 +33,7 @@ LIMITS = TraceLimits(
     max_positions=POSITIONS,
     kv_heads=KV_HEADS,
     head_dim=HEAD_DIM,
+    context_size=HIDDEN,
     max_past=PAST,
     max_length=LENGTH,
     fingerprints=FINGERPRINTS,
@@ -48,6 +49,7 @@ ARRAYS = (
     "accepted",
     "missed",
     "past",
+    "context",
     "feature_scales",
 )
 
@@ -156,12 +158,18 @@ def plain_trace(rng: np.random.Generator, width: int, **arrays: np.ndarray) -> T
         accepted=np.zeros(width, dtype=bool),
         missed=rng.random(width) < 0.2,
         past=bfloat16_bits(rng.normal(size=(2, KV_HEADS, 7, HEAD_DIM))),
+        context=unit_bits(rng.normal(size=HIDDEN)),
     )
     return replace(blank, **arrays)
 
 
 def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def unit_bits(values: np.ndarray) -> np.ndarray:
+    """Of a vector brought to length 1."""
+    return bfloat16_bits(values / np.linalg.norm(values))
 
 
 def traces_equal(left: Trace, right: Trace) -> bool:

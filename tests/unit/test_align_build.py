@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evospec.align.build import build_trainer
-from evospec.align.trace import Trace
+from evospec.align.trace import Trace, floats_of
 from evospec.align.trace_codec import encode
 from evospec.config import AlignmentConfig, Config, VocabularyConfig
 from evospec.engine.build import load_engine
@@ -82,6 +82,8 @@ def test_recorded_traces_are_what_the_target_computes(folders: TinyFolders) -> N
         cache = target.new_cache(1, len(text))
         output = target.forward(torch.tensor([text]), Window.of([0], len(text), target.device), cache)
         assert output.features is not None
+        about = torch.nn.functional.normalize(output.hidden[0, : trace.prompt_length].mean(dim=0), dim=0)
+        torch.testing.assert_close(floats_of(trace.context), about.numpy(), rtol=2**-7, atol=1e-4)
         rows = slice(trace.start, trace.start + trace.width)
         bits = torch.from_numpy(trace.features.astype(np.int32)).to(torch.int16).view(torch.bfloat16)
         torch.testing.assert_close(bits.float(), output.features[0, rows], rtol=2**-7, atol=1e-3)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace, floats_of
-from evospec.align.trace_codec import check, decode, encode
+from evospec.align.trace_check import check
+from evospec.align.trace_codec import decode, encode
 from evospec.align.window import Cycle, RequestPast
 from evospec.vocab.tenants import tenant_key
 from tests.unit.align_tiny import (
@@ -55,6 +56,7 @@ class FakeEngine:
         self.missed: dict[int, bool] = {}
         self.top_ids: dict[int, np.ndarray] = {}
         self.device = device
+        self.context = torch.nn.functional.normalize(torch.tensor(self.rng.normal(size=HIDDEN)), dim=0)
 
     def features(self, positions: Sequence[int]) -> Tensor:
         column = torch.tensor(list(positions), dtype=torch.float32, device=self.device)[:, None]
@@ -64,7 +66,7 @@ class FakeEngine:
         known = self.prompt_length - 1
         rows = known if prompt_rows is None else min(prompt_rows, known)
         features = self.features(range(known - rows, known))
-        self.recorder.prompt(self.request_id, self.tokens, features, request_past(known), "")
+        self.recorder.prompt(self.request_id, self.tokens, features, request_past(known), self.context, "")
         self.emit(1, drafted=0, accepted=0)
         return self
 
@@ -109,6 +111,9 @@ class FakeEngine:
         bits = torch.from_numpy(trace.features.astype(np.int32)).to(torch.int16).view(torch.bfloat16)
         expected = torch.arange(trace.start, trace.start + width).to(torch.bfloat16)
         assert torch.equal(bits, expected[:, None].expand(width, FEATURES))
+        torch.testing.assert_close(
+            floats_of(trace.context), self.context.float().numpy(), rtol=2**-8, atol=0.0
+        )
         past = floats_of(trace.past)
         assert (past == np.arange(trace.past_pairs)[:, None]).all()
         late = max(8 - self.recorder.context, 0)  # pairs that the last cycle wrote, and those that wait
@@ -230,7 +235,7 @@ def test_what_is_new_in_windows_is_the_request_once(prompt: int, cycles: list[in
 def test_traces_name_the_tenant_by_its_key() -> None:
     recorded = recorder()
     for name in ("a", "b"):
-        recorded.prompt(name, [1], torch.zeros(0, FEATURES), request_past(0), name)
+        recorded.prompt(name, [1], torch.zeros(0, FEATURES), request_past(0), torch.ones(1), name)
         fields = {"tokens": [1] * 4, "top_ids": np.zeros((4, TOP_K)), "top_logprobs": np.zeros((4, TOP_K))}
         cycle = Cycle(torch.zeros(4, FEATURES), drafted=3, accepted=3, missed=np.zeros(4, bool), **fields)
         recorded.emitted(name, [cycle])

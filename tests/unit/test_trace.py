@@ -16,7 +16,9 @@ from hypothesis.extra import numpy as hnp
 
 from evospec.align.int8_features import quantised
 from evospec.align.trace import TRACE_SCHEMA, Trace
-from evospec.align.trace_codec import TraceLimits, check, decode, encode, finite_bfloat16
+from evospec.align.trace_check import check, finite_bfloat16
+from evospec.align.trace_codec import decode, encode
+from evospec.align.trace_limits import TraceLimits
 from evospec.errors import WireError
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
@@ -31,6 +33,7 @@ from tests.unit.align_tiny import (
     VOCAB,
     random_trace,
     traces_equal,
+    unit_bits,
 )
 
 SMALL = TraceLimits(
@@ -40,6 +43,7 @@ SMALL = TraceLimits(
     max_positions=12,
     kv_heads=2,
     head_dim=3,
+    context_size=4,
     max_past=5,
     max_length=2**20,
     fingerprints=FINGERPRINTS,
@@ -72,6 +76,7 @@ def traces(draw: st.DrawFn) -> Trace:
         accepted=draw(flags) & (position >= 0),
         missed=draw(flags),
         past=draw(hnp.arrays(np.uint16, past, elements=finite)),
+        context=unit_bits(draw(hnp.arrays(np.float64, 4, elements=st.floats(0.01, 10)))),
     )
 
 
@@ -87,7 +92,7 @@ def test_int8_features_are_within_half_a_step_and_round_trip(trace: Trace) -> No
 
 def test_int8_features_take_half_the_bytes() -> None:
     trace = replace(random_trace(0, width=POSITIONS), past=NO_PAST)
-    assert quantised(trace).nbytes < 0.6 * trace.nbytes
+    assert trace.nbytes - quantised(trace).nbytes > 0.45 * trace.features.nbytes
 
 
 @pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, 3e38])
@@ -151,7 +156,7 @@ def test_every_single_flipped_bit_of_the_payload_is_noticed() -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["start", "features", "generated", "top_ids", "fingerprints", "accepted"]),
+        st.sampled_from(["start", "features", "context", "generated", "top_ids", "fingerprints", "accepted"]),
         st.one_of(st.none(), st.integers(-5, 5), st.binary(max_size=80), st.text(max_size=5), st.booleans()),
         min_size=1,
     )
@@ -236,6 +241,10 @@ def test_deep_nesting_is_refused() -> None:
         ("past", lambda t: np.where(t.past == t.past[1, 1, 3, 2], 0x7F80, t.past), "past holds NaN"),
         ("past", lambda t: np.tile(t.past, (1, 1, 2, 1)), "past has 14 pairs, before position 7 at most 7"),
         ("past", lambda t: t.past[:, :, :, :-1], "past has .* bytes"),
+        ("context", lambda t: np.where(t.context == t.context[3], 0x7F80, t.context), "context holds NaN"),
+        ("context", lambda t: t.context - 0x80, r"context has length 0\.[45]\d*, expected 1"),
+        ("context", lambda t: t.context * 0, "context has length 0, expected 1"),
+        ("context", lambda t: t.context[1:], "context has .* bytes"),
         ("draft_position", lambda t: t.draft_position * 0 - 2, "no place in a draft"),
         ("accepted", lambda t: t.draft_position < 0, "no place in a draft"),
     ],
@@ -254,9 +263,8 @@ def test_flags_are_zero_or_one() -> None:
 
 def test_empty_trace_is_refused() -> None:
     empty = random_trace(0, width=1)
-    empty = replace(
-        empty, token_ids=empty.token_ids[:1], **{name: getattr(empty, name)[:0] for name in ARRAYS[1:]}
-    )
+    rows = {name: getattr(empty, name)[:0] for name in ARRAYS[1:] if name != "context"}
+    empty = replace(empty, token_ids=empty.token_ids[:1], **rows)
     with pytest.raises(WireError, match="0 positions"):
         decode(encode(empty), LIMITS)
 

@@ -314,6 +314,7 @@ def trace(width: int = 4) -> Trace:
         accepted=flags,
         missed=flags,
         past=np.zeros((2, 1, 0, 4), np.uint16),
+        context=np.zeros(4, np.uint16),
     )
 
 
