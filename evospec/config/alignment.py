@@ -27,8 +27,8 @@ class AlignmentConfig(Section):
         8,
         ge=1,
         le=64,
-        description="Kinds of traffic that the replayed traces are shared out to, found by what the target's "
-        "features look like: none can crowd out another. 1 keeps them all together.",
+        description="Kinds of traffic that the replayed traces are shared out to, found by what requests are "
+        "about: none can crowd out another. 1 keeps them all together.",
     )
     trace_features: Literal["bfloat16", "int8"] = Field(
         "bfloat16",

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evospec.align.degenerate import is_degenerate, loop_share
-from evospec.align.replay import Admission, ReplayBuffer, Reservoir, stored_bytes
+from evospec.align.replay import Admission, ReplayBuffer
+from evospec.align.replay_store import Reservoir, stored_bytes
 from evospec.align.trace import Trace
 from tests.unit.align_tiny import random_trace
 
