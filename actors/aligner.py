@@ -182,14 +182,15 @@ class Aligner:
 
     def _offer_version(self) -> None:
         """Publishes the weights as they are now, if they are better on held-out traces."""
-        adapter = self._trainer.candidate(self._publisher.next_version)
         report = self._trainer.gate()
         self._progress.gated += 1
         self._progress.gate = report
         if not report.passes(self._config.min_gain):
             self._progress.rejected += 1
             self._steps_since_gate = 0
-        elif self._lineage.offer(adapter, self._metrics(report)) is not Publication.FAILED:
+            return
+        adapter = self._trainer.candidate(self._publisher.next_version, report)
+        if self._lineage.offer(adapter, self._metrics(report)) is not Publication.FAILED:
             self._steps_since_gate = 0
 
     def _metrics(self, report: GateReport) -> dict[str, float]:
@@ -200,6 +201,8 @@ class Aligner:
             "positions": float(report.positions),
             "steps": float(self._trainer.counts.steps),
         }
+        for kind in report.passed(self._config.min_gain):
+            metrics[f"kind_{kind}_gain"] = report.kinds[kind].gain
         if self._progress.loss is not None:
             metrics["loss"] = self._progress.loss
         return metrics

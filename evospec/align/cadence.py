@@ -23,6 +23,11 @@ class Cadence:
         self.drift = DriftDetector(config.drift_short, config.drift_long, config.drift)
 
     @property
+    def credit(self) -> float:
+        """Steps that traces have paid for and that were not made yet."""
+        return self._credit
+
+    @property
     def earned(self) -> bool:
         """Whether a step is paid for, at least in part."""
         return self._credit > 0
@@ -47,6 +52,10 @@ class Cadence:
 
     def stepped(self) -> None:
         self._credit -= 1
+
+    def resume(self, credit: float) -> None:
+        """Owes what another one owed."""
+        self._credit = credit
 
     def judged(self, *, better: bool) -> None:
         """A candidate was compared with the current version."""

@@ -38,20 +38,52 @@ class GateReport:
     """Two adapters on the same held-out traces.
 
     `positions` counts the roots that drafts were simulated from; 0 when no held-out trace
-    was long enough, and all lengths are 1.0 then.
+    was long enough, and all lengths are 1.0 then. `kinds` are the reports on each kind of traffic whose
+    adapter has learned something, where there is one for each.
     """
 
     current: Acceptance
     candidate: Acceptance
     positions: int
+    kinds: Mapping[int, GateReport] = field(default_factory=dict)
+
+    @classmethod
+    def over(cls, kinds: Mapping[int, GateReport], min_gain: float) -> GateReport:
+        """Sums up over kinds of traffic, of which those that don't pass stay as they are; kinds weigh by
+        positions."""
+        total = sum(report.positions for report in kinds.values())
+        currents = [(report.current, report.positions) for report in kinds.values()]
+        chosen = [
+            (report.candidate if report.passes(min_gain) else report.current, report.positions)
+            for report in kinds.values()
+        ]
+        return cls(_mean(currents), _mean(chosen), total, kinds)
 
     @property
     def gain(self) -> float:
         return self.candidate.expected - self.current.expected
 
     def passes(self, min_gain: float) -> bool:
-        """Whether the candidate is expected to add more than `min_gain`; never without evidence."""
+        """Whether the candidate is expected to add more than `min_gain`, in any kind of traffic where there
+        are several adapters; never without evidence."""
+        if self.kinds:
+            return bool(self.passed(min_gain))
         return self.positions > 0 and self.gain > min_gain
+
+    def passed(self, min_gain: float) -> list[int]:
+        """Kinds of traffic whose own report passes."""
+        return [kind for kind, report in self.kinds.items() if report.passes(min_gain)]
+
+
+def _mean(parts: Sequence[tuple[Acceptance, int]]) -> Acceptance:
+    """Weighted by positions; 1 without any."""
+    total = sum(positions for _, positions in parts)
+    if not total:
+        return Acceptance(1.0, 1.0)
+    return Acceptance(
+        greedy=sum(one.greedy * positions for one, positions in parts) / total,
+        expected=sum(one.expected * positions for one, positions in parts) / total,
+    )
 
 
 @torch.no_grad()

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from evospec.align.fusion import column_scale
 from evospec.errors import WireError
 from evospec.models.adapter import AdapterWeights
-from evospec.models.deltas import DELTA, LORA_A, LORA_B, adapted_linears, adapted_parameters, delta_limits
+from evospec.models.deltas import (
+    DELTA,
+    LORA_A,
+    LORA_B,
+    Deltas,
+    adapted_linears,
+    adapted_parameters,
+    delta_limits,
+)
 from evospec.models.drafter import Drafter
 
 FUSION = "fc"
@@ -178,9 +186,14 @@ class Lora:
 
 
 def merge_adapter(drafter: Drafter, adapter: AdapterWeights) -> dict[str, Tensor]:
-    """Weights by parameter name: the drafter's base with an adapter's deltas added."""
+    """Weights by parameter name, as requests of no kind draft with them: the base with deltas added."""
+    return merge_deltas(drafter, adapter.general)
+
+
+def merge_deltas(drafter: Drafter, deltas: Deltas) -> dict[str, Tensor]:
+    """Weights by parameter name: the drafter's base with deltas added."""
     merged: dict[str, Tensor] = {}
-    for name, delta in adapter.general.deltas().items():
+    for name, delta in deltas.deltas().items():
         weight = drafter.get_parameter(name)
         merged[name] = weight + delta.to(weight.device).to(weight.dtype)
     return merged

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evospec.align.trace import Trace
+from evospec.errors import EvoSpecError
 from evospec.wire import Fingerprints
 
 _OVERHEAD = 2048  # keys, headers, fingerprints
@@ -67,6 +68,15 @@ class TraceLimits:
         widest, longest = self.max_positions, self.max_past
         forms = (forms_of(widest, longest, self, scaled) for scaled in (False, True))
         return max(sum(form.nbytes for form in each.values()) for each in forms) + _OVERHEAD
+
+    def check_room(self, positions: int, steps: int) -> None:
+        """Raises EvoSpecError unless a drafter of so many positions can draft `steps` tokens behind a
+        trace."""
+        if self.max_positions + steps > positions:
+            raise EvoSpecError(
+                f"traces of {self.max_positions} positions need a drafter with {self.max_positions + steps}, "
+                f"this one has {positions}: set alignment.trace_positions to at most {positions - steps}"
+            )
 
     @property
     def pair_bytes(self) -> int:

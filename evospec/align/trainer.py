@@ -3,51 +3,29 @@
 from __future__ import annotations
 
 import copy
-import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from evospec.align.adaptation import adaptation_of
-from evospec.align.batch import collate
-from evospec.align.cadence import Cadence
-from evospec.align.gate import GateReport, judge
-from evospec.align.lora import merge_adapter
+from evospec.align.examiner import Examiner
+from evospec.align.gate import GateReport
 from evospec.align.objective import Objective
-from evospec.align.optimiser import Optimiser
 from evospec.align.replay import Admission, ReplayBuffer
+from evospec.align.student import Student, TrainingStep
+from evospec.align.students import Students
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import decode, encode
 from evospec.align.trace_limits import TraceLimits
 from evospec.align.training_state import TrainingState
+from evospec.align.version_tables import VersionTables
 from evospec.config import AlignmentConfig
-from evospec.errors import EvoSpecError, WireError
+from evospec.errors import WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.models.drafter import Drafter
 from evospec.models.tables import TokenTables
 from evospec.vocab.live_core import LiveCore
 from evospec.vocab.tenants import TenantIndexes
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingStep:
-    """One optimiser step.
-
-    Attributes:
-        loss: KL in nats, before the step.
-        grad_norm: before clipping.
-        seconds: wall time.
-        traces: traces in the batch.
-        applied: False when loss or gradients were not finite: the weights did not move.
-    """
-
-    loss: float
-    grad_norm: float
-    seconds: float
-    traces: int
-    applied: bool
 
 
 @dataclass(slots=True)
@@ -60,14 +38,15 @@ class TrainerCounts:
 
 
 class AlignmentTrainer:
-    """Trains a drafter's adapter on traces, without the target.
+    """Trains a drafter's adapter on traces, without the target; or one for each kind of traffic, see
+    `Students`.
 
     It holds a frozen float32 copy of the drafter and the target's token tables, of which
     each batch reads only the rows it needs. Decoupled weight decay (Loshchilov & Hutter,
     1711.05101) towards the base is the proximal term: each step pulls what is trained back to it by
     learning_rate * weight_decay of the way; of a LoRA delta, both matrices.
 
-    Single-threaded. A version is made between two steps: `candidate`, `gate`, then
+    Single-threaded. A version is made between two steps: `gate`, `candidate`, then
     `accept` once it is published.
     """
 
@@ -97,24 +76,19 @@ class AlignmentTrainer:
         """
         self._config = config
         self._drafter = copy.deepcopy(drafter).float().requires_grad_(False)
-        self._tables = tables
-        self._core_ids = core_ids.to(drafter.device)
+        core_ids = core_ids.to(drafter.device)
         self._limits = limits
-        self._core = core
-        self._successors = successors
-        self._table_bytes = int(config.successor_mb * 2**20)
-        self._gate_steps = max(draft_length, 1)
-        _check_positions(drafter, limits, max(self._gate_steps, config.test_time_steps))
-        self._adaptation = adaptation_of(config, self._drafter)
-        self._parameters = self._adaptation.named_parameters()
-        self._objective = Objective(config, self._drafter, tables, self._core_ids)
-        self._optimiser = Optimiser(config, self._parameters)
+        self._brought = VersionTables(core, successors, int(config.successor_mb * 2**20))
+        gate_steps = max(draft_length, 1)
+        limits.check_room(drafter.config.max_positions, max(gate_steps, config.test_time_steps))
+        self._objective = Objective(config, self._drafter, tables, core_ids)
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
-        self.replay = ReplayBuffer(
-            int(config.replay_mb * 2**20), config.holdout, config.seed, config.replay_clusters
-        )
-        self.cadence = Cadence(config)
+        self._carried: Sequence[Student] = ()  # whose learning the candidate carries
+        clusters = max(config.replay_clusters, config.adapters)
+        self.replay = ReplayBuffer(int(config.replay_mb * 2**20), config.holdout, config.seed, clusters)
+        self._students = Students(config, self._drafter, self.replay)
+        self._examiner = Examiner(config, self._drafter, tables, core_ids, self.replay, gate_steps)
         self.counts = TrainerCounts()
 
     @property
@@ -134,19 +108,18 @@ class AlignmentTrainer:
 
     @property
     def trained_parameters(self) -> int:
-        """Numbers that a step moves."""
-        return sum(parameter.numel() for parameter in self._parameters.values())
+        """Numbers that steps move."""
+        return sum(shape.numel() for each in self._students.shapes for shape in each.values())
 
     @property
     def ready(self) -> bool:
         """Whether enough traces are there to train on, and any to judge by."""
-        training, held_out = self.replay.training_traces, self.replay.held_out_traces
-        return min(training, held_out) > 0 and training + held_out >= self._config.min_traces
+        return self._students.ready
 
     @property
     def due(self) -> bool:
         """Whether traces have paid for a step that can be made."""
-        return self.ready and self.cadence.earned
+        return self._students.due
 
     def add(self, trace: Trace | bytes) -> Admission:
         """Admits a trace to the replay buffer, or drops it as degenerate; both are counted.
@@ -162,70 +135,52 @@ class AlignmentTrainer:
         except WireError:
             self.counts.refused_traces += 1
             raise
-        self.cadence.observe(checked)
-        admission = self.replay.add(checked)
+        admission = self._students.add(checked)
         if admission in (Admission.TRAINING, Admission.HELD_OUT):
-            self._count(checked)
-            self.cadence.admitted()
+            self._brought.learn(checked)
         return admission
 
     def step(self) -> TrainingStep:
-        """One optimiser step on a sample of the training traces.
+        """One optimiser step on a sample of the training traces, of one kind where each has an adapter.
 
         When loss or gradients are not finite, neither weights nor optimiser move, and the
         batch leaves the replay buffer: one bad trace must not spoil every batch it is in.
 
         Raises:
-            RuntimeError: there is no training trace.
+            RuntimeError: there is no training trace that anybody learns from.
         """
-        started = time.perf_counter()
-        self.cadence.stepped()
-        traces = self.replay.sample(self._config.batch_traces)
-        if not traces:
+        student = self._students.next()
+        if student is None:
             raise RuntimeError("no training traces: call step only when ready")
-        self._optimiser.clear()
-        loss = self._objective.loss(self._adaptation.merged(), collate(traces, self._drafter.device))
-        loss.backward()
-        value = loss.item()
-        norm = self._optimiser.clip()
-        applied = math.isfinite(value) and math.isfinite(norm)
-        if applied:
-            self._adaptation.pull(self._optimiser.rate * self._config.weight_decay)
-            self._optimiser.step()
+        traces = self.replay.sample(self._config.batch_traces, student.kind)
+        step = student.step(self._objective, traces)
+        if step.applied:
             self._candidate = None
             self.counts.steps += 1
         else:
             self.replay.discard(traces)
             self.counts.skipped_steps += 1
-        return TrainingStep(
-            loss=value,
-            grad_norm=norm,
-            seconds=time.perf_counter() - started,
-            traces=len(traces),
-            applied=applied,
-        )
+        return step
 
-    def candidate(self, version: int) -> AdapterWeights:
-        """The weights as they are now, under the version they would be published as."""
-        ranks = None if self._core is None else torch.from_numpy(self._core.ranks())
-        tables = {} if self._successors is None else self._successors.tables(self._table_bytes)
-        self._candidate = replace(self._learned(version), core_ranks=ranks, successors=tables)
+    def candidate(self, version: int, report: GateReport | None = None) -> AdapterWeights:
+        """The weights as they are now, under the version they would be published as.
+
+        Args:
+            report: of the gate; adapters for kinds of traffic that did not pass stay as they are in the
+                current version. None: all are what was learned.
+        """
+        self._carried = tuple(self._students.all)
+        if report is not None and report.kinds:
+            passed = report.passed(self._config.min_gain)
+            self._carried = tuple(student for student in self._carried if student.kind in passed)
+        learned = self._students.learned(version, self._current, self._carried)
+        self._candidate = self._brought.added_to(learned)
         return self._candidate
 
     def gate(self) -> GateReport:
-        """Judges the weights as they are now against the current adapter, on held-out traces."""
-        report = judge(
-            self._drafter,
-            merge_adapter(self._drafter, self._current),
-            merge_adapter(self._drafter, self._learned(self._current.version)),
-            self._tables,
-            self._core_ids,
-            self.replay.sample_held_out(self._config.gate_traces),
-            steps=self._gate_steps,
-            batch_traces=self._config.batch_traces,
-        )
-        self.cadence.judged(better=report.passes(self._config.min_gain))
-        return report
+        """Judges the weights as they are now against the current adapter, on held-out traces; where each kind
+        of traffic has an adapter, those that have learned something, on traces of their kind."""
+        return self._examiner.examine(self._students.all, self._current)
 
     def accept(self) -> None:
         """The last candidate was published: it becomes the current adapter.
@@ -237,6 +192,8 @@ class AlignmentTrainer:
             raise RuntimeError("accept without a candidate made since the last step")
         self._current = self._candidate
         self._candidate = None
+        for student in self._carried:
+            student.carried()
 
     def renumber(self, version: int) -> None:
         """The current adapter was published again, as `version`."""
@@ -246,22 +203,26 @@ class AlignmentTrainer:
         """Continues from a published version with fresh moments; one without tensors is the base.
 
         Raises:
-            WireError: it does not fit the drafter or the configured rank. Nothing is changed then.
+            WireError: it does not fit the drafter, the configured rank or the number of adapters. Nothing
+                is changed then.
         """
-        self._adaptation.load(adapter.scaled(1 / self._config.blend))
-        self._optimiser = Optimiser(self._config, self._parameters)
-        if self._core is not None and adapter.core_ranks is not None:
-            self._core.begin_with(adapter.core_ranks.numpy())
-        if self._successors is not None:
-            self._successors.begin_with(adapter.successors)
+        self._students.begin_with(adapter)
+        self._brought.begin_with(adapter)
         self._current = adapter
         self._candidate = None
 
     def training_state(self, version: int) -> TrainingState:
         """What another trainer needs beside the adapter of `version` to go on from it as this one does."""
         counts = self.counts
-        moments = self._optimiser.moments()
-        return TrainingState(version, counts.steps, counts.skipped_steps, self.replay.summary(), moments)
+        return TrainingState(
+            version,
+            counts.steps,
+            counts.skipped_steps,
+            self.replay.summary(),
+            self._students.moments,
+            self._students.unpublished(() if self._candidate is None else self._carried),
+            self._students.credits,
+        )
 
     def resume(self, blob: bytes) -> None:
         """Goes on as the trainer whose training state this is; call it after `restore` of that version.
@@ -274,31 +235,12 @@ class AlignmentTrainer:
             WireError: not a training state of the current version and these parameters. Nothing is
                 changed then.
         """
-        state = TrainingState.from_bytes(blob, {name: p.shape for name, p in self._parameters.items()})
+        state = TrainingState.from_bytes(blob, self._students.shapes)
         if state.version != self._current.version:
             raise WireError(
                 f"training state is that of version {state.version}, not of {self._current.version}"
             )
-        self._optimiser.resume(state.moments)
+        self._students.resume(state)
         self.counts.steps += state.steps
         self.counts.skipped_steps += state.skipped_steps
         self.replay.resume(state.replay)
-
-    def _learned(self, version: int) -> AdapterWeights:
-        """What a version made now carries of the weights as they are."""
-        return self._adaptation.export(version).scaled(self._config.blend)
-
-    def _count(self, trace: Trace) -> None:
-        if self._core is not None:
-            self._core.learn(trace.token_ids[1:][trace.generated])
-        if self._successors is not None:
-            self._successors.of(trace.tenant).learn(trace.token_ids, first=trace.first_new)
-
-
-def _check_positions(drafter: Drafter, limits: TraceLimits, steps: int) -> None:
-    needed, available = limits.max_positions + steps, drafter.config.max_positions
-    if needed > available:
-        raise EvoSpecError(
-            f"traces of {limits.max_positions} positions need a drafter with {needed}, this one has "
-            f"{available}: set alignment.trace_positions to at most {available - steps}"
-        )

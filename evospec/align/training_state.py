@@ -1,10 +1,12 @@
-"""What goes beside a version so that another aligner can train on from it: AdamW's moments, counters."""
+"""What goes beside a version so that another aligner can train on from it: AdamW's moments, counters, and
+weights that the version does not carry."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 import torch
@@ -24,6 +26,7 @@ MAX_UPDATES = 1 << 24  # AdamW counts in float32, which goes no further
 _HEADER = "training_state"
 _MEAN = ".exp_avg"
 _SQUARE = ".exp_avg_sq"
+_WEIGHT = ".weights"
 # Headers may name dtypes that torch lacks, and shapes beyond its integers.
 _UNREADABLE = (
     SafetensorError,
@@ -58,13 +61,17 @@ class _Header(Record):
     skipped_steps: Count
     replay: ReplaySummary
     updates: dict[str, int]
+    credits: list[float] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
     """Beside the adapter of `version`, all that training on from it takes; the traces are not kept.
 
-    `moments` are those of each trained parameter, by name; there are none before the first step.
+    Attributes:
+        moments: of each trained parameter, by name; there are none before the first step.
+        weights: parameters, by name, that are not what the version carries.
+        credits: steps that traces have paid for and that were not made yet, by kind of traffic.
     """
 
     version: int
@@ -72,9 +79,11 @@ class TrainingState:
     skipped_steps: int
     replay: ReplaySummary
     moments: dict[str, Moments]
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    credits: list[float] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
-        """Safetensors: two tensors a parameter, and a JSON document in the metadata."""
+        """Safetensors: two or three tensors a parameter, and a JSON document in the metadata."""
         header = _Header(
             schema=SCHEMA,
             version=self.version,
@@ -82,21 +91,26 @@ class TrainingState:
             skipped_steps=self.skipped_steps,
             replay=self.replay,
             updates={name: moments.updates for name, moments in self.moments.items()},
+            credits=self.credits,
         )
         tensors = {name + _MEAN: moments.mean.contiguous() for name, moments in self.moments.items()}
         tensors |= {name + _SQUARE: moments.square.contiguous() for name, moments in self.moments.items()}
-        return bytes(save(tensors, metadata={_HEADER: header.model_dump_json(by_alias=True)}))
+        tensors |= {name + _WEIGHT: weight.contiguous() for name, weight in self.weights.items()}
+        written = header.model_dump_json(by_alias=True, exclude_defaults=True)
+        return bytes(save(tensors, metadata={_HEADER: written}))
 
     @classmethod
-    def from_bytes(cls, blob: bytes, shapes: Mapping[str, torch.Size]) -> TrainingState:
+    def from_bytes(cls, blob: bytes, students: Sequence[Mapping[str, torch.Size]]) -> TrainingState:
         """
         Args:
-            shapes: of every parameter that is trained, by name.
+            students: shapes of every parameter that is trained, by name, for each optimiser: of each the
+                state has moments of all parameters or none.
 
         Raises:
             WireError: not a training state for those parameters, too large, or not finite.
         """
-        limit = 8 * sum(shape.numel() for shape in shapes.values()) + MAX_HEADER_BYTES
+        shapes = {name: shape for each in students for name, shape in each.items()}
+        limit = 12 * sum(shape.numel() for shape in shapes.values()) + MAX_HEADER_BYTES
         if len(blob) > limit:
             raise WireError(f"training state has {len(blob)} bytes, this aligner's has at most {limit}")
         try:
@@ -104,19 +118,42 @@ class TrainingState:
         except _UNREADABLE as error:
             raise WireError(f"training state is not valid safetensors: {error}") from None
         header = _read_header(blob)
-        if header.updates and header.updates.keys() != shapes.keys():
-            odd = min(header.updates.keys() ^ shapes.keys())
+        expected = {name for each in students if each.keys() & header.updates.keys() for name in each}
+        if header.updates.keys() != expected:
+            odd = min(header.updates.keys() ^ expected)
             raise WireError(f"training state is for other parameters than this aligner trains: {odd!r:.80}")
-        expected = {name + suffix for name in header.updates for suffix in (_MEAN, _SQUARE)}
-        if tensors.keys() != expected:
+        weights = _take_weights(tensors, shapes)
+        if tensors.keys() != {name + suffix for name in header.updates for suffix in (_MEAN, _SQUARE)}:
             raise WireError("training state does not hold two moments for each of its parameters")
+        if not all(map(math.isfinite, header.credits)):
+            raise WireError("training state: credits hold NaN or infinity")
         moments = {
             name: Moments(updates, tensors[name + _MEAN], tensors[name + _SQUARE])
             for name, updates in header.updates.items()
         }
         for name, found in moments.items():
             _check(name, found, shapes[name])
-        return cls(header.version, header.steps, header.skipped_steps, header.replay, moments)
+        return cls(
+            header.version,
+            header.steps,
+            header.skipped_steps,
+            header.replay,
+            moments,
+            weights,
+            header.credits,
+        )
+
+
+def _take_weights(tensors: dict[str, Tensor], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Takes parameters out of what a state holds."""
+    names = [name.removesuffix(_WEIGHT) for name in tensors if name.endswith(_WEIGHT)]
+    weights = {name: tensors.pop(name + _WEIGHT) for name in names}
+    for name, weight in weights.items():
+        if name not in shapes:
+            raise WireError(f"training state is for other parameters than this aligner trains: {name!r:.80}")
+        if weight.dtype != torch.float32 or weight.shape != shapes[name] or not torch.isfinite(weight).all():
+            raise WireError(f"training state: {name} is not finite float32 {list(shapes[name])}")
+    return weights
 
 
 def read_moments(optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter]) -> dict[str, Moments]:

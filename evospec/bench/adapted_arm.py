@@ -99,10 +99,11 @@ class Learner:
 
     def _offer(self) -> None:
         self._since_version = 0
-        adapter = self.trainer.candidate(self.engine.stats.adapter_version + 1)
-        if self.arm.gated and not self.trainer.gate().passes(self.arm.config.min_gain):
+        report = self.trainer.gate() if self.arm.gated else None
+        if report is not None and not report.passes(self.arm.config.min_gain):
             self.log.rejected += 1
             return
+        adapter = self.trainer.candidate(self.engine.stats.adapter_version + 1, report)
         self.engine.swap_adapter(adapter)
         self.trainer.accept()
         self.log.published += 1

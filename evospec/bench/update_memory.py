@@ -211,9 +211,8 @@ def _measure(arm: AlignArm, shape: Shape, tables: TokenTables, settings: MemoryS
         with log.update():
             for _ in range(settings.steps):
                 log.step_seconds.append(trainer.step().seconds)
-            trainer.candidate(number + 1)
-            if arm.gated:
-                trainer.gate()
+            report = trainer.gate() if arm.gated else None
+            trainer.candidate(number + 1, report)
             trainer.accept()
         log.published += 1
     return log.costs(arm.text, trainer)
