@@ -78,9 +78,10 @@ class Learner:
 
     def learn(self, requests: int) -> None:
         """Takes the traces of so many requests that have ended, and updates the drafter if that is due."""
-        for trace in self.engine.take_traces():
-            admission = self.trainer.add(trace)
-            self.log.admitted += admission in (Admission.TRAINING, Admission.HELD_OUT)
+        with self.log.memory.watch():  # another kind of traffic may get an adapter
+            for trace in self.engine.take_traces():
+                admission = self.trainer.add(trace)
+                self.log.admitted += admission in (Admission.TRAINING, Admission.HELD_OUT)
         self._requests += requests
         if self._requests >= self.arm.update_every:
             self._requests = 0

@@ -59,7 +59,7 @@ class MemorySettings:
 
     Attributes:
         shapes: of a target, as SHAPES names them.
-        traces: that an update draws its batches from, of `trace_positions` each.
+        traces: that an update draws its batches from, of `trace_positions` each; so many for each adapter.
         updates: per arm; each is `steps` steps, a gate and a new version.
     """
 
@@ -149,7 +149,7 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
     width, top_k = arm.config.trace_positions, arm.config.trace_top_k
     rng = np.random.default_rng(0)
     place, past = np.arange(width), _past(arm)
-    for _ in range(count):
+    for number in range(count):
         features = rng.standard_normal((width, len(_TAPS) * shape.hidden), dtype=np.float32)
         logprobs = np.sort(rng.dirichlet(np.ones(top_k + 1), width)[:, :top_k])[:, ::-1]
         first = (shape.vocab - top_k) ** rng.random(width) - 1  # log-uniform: Zipf's law
@@ -169,12 +169,14 @@ def random_traces(arm: AlignArm, shape: Shape, count: int) -> Iterator[Trace]:
             accepted=place % 3 < 2,
             missed=np.zeros(width, dtype=bool),
             past=_bfloat16(rng.standard_normal((2, shape.kv_heads, past, shape.head_dim), dtype=np.float32)),
-            context=_context(rng, shape),
+            context=_context(rng, shape, number % max(arm.config.adapters, 1)),
         )
 
 
-def _context(rng: np.random.Generator, shape: Shape) -> np.ndarray:
-    context = rng.standard_normal(shape.hidden, dtype=np.float32)
+def _context(rng: np.random.Generator, shape: Shape, kind: int) -> np.ndarray:
+    """Near the direction of a kind of traffic."""
+    direction = np.random.default_rng(kind).standard_normal(shape.hidden, dtype=np.float32)
+    context = direction + 0.2 * rng.standard_normal(shape.hidden, dtype=np.float32)
     return _bfloat16(context / np.linalg.norm(context))
 
 
@@ -204,9 +206,9 @@ def _measure(arm: AlignArm, shape: Shape, tables: TokenTables, settings: MemoryS
             trace_limits(arm.config, drafter, _NAMES),
             draft_length=config.engine.draft_length,
         )
-    for trace in random_traces(arm, shape, settings.traces):
-        trainer.add(trace)
-        log.admitted += 1
+        for trace in random_traces(arm, shape, settings.traces * max(arm.config.adapters, 1)):
+            trainer.add(trace)
+            log.admitted += 1
     for number in range(settings.updates):
         with log.update():
             for _ in range(settings.steps):

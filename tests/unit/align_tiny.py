@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +140,13 @@ def random_trace(seed: int, width: int = 24, context: int = 4) -> Trace:
         top_logprobs=np.take_along_axis(logprobs, order, axis=1).astype(np.float16),
         generated=np.arange(width) >= context,
     )
+
+
+def kind_trace(kind: int, number: int, make: Callable[[int], Trace] = learnable_trace) -> Trace:
+    """A trace of some kind of traffic, which only its context tells."""
+    direction = np.random.default_rng(1000 + kind).normal(size=HIDDEN)
+    noise = 0.3 * np.random.default_rng(number).normal(size=HIDDEN)
+    return replace(make(number), context=unit_bits(2 + direction + noise))
 
 
 def plain_trace(rng: np.random.Generator, width: int, **arrays: np.ndarray) -> Trace:

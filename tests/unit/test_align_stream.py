@@ -53,6 +53,8 @@ def test_options_are_those_of_alignment() -> None:
     _, arm = parse_align_arms(["lora:rank=4:norms=true:curriculum=hard-first:gated=no@fr-spec:64"], "full")
     assert (arm.config.rank, arm.config.norms, arm.config.curriculum) == (4, True, "hard-first")
     assert (arm.gated, arm.policy) == (False, "fr-spec:64")
+    _, bank = parse_align_arms(["lora:adapters=4"], "full")
+    assert bank.config.adapters == 4
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,7 @@ def test_options_are_those_of_alignment() -> None:
         ("lora:ranks=4", "ranks: Extra inputs"),
         ("lora:update_every=0", "update_every is 0"),
         ("lora:gated=perhaps", "option: "),
+        ("lora:adapters=4:norms=true", "adapters: 4 shares all but LoRA matrices"),
         ("lora:positions=wrong:position_weights=reach", "set position_weights to decay"),
     ],
 )

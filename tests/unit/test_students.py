@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,26 +21,20 @@ from tests.unit.align_tiny import (
     HIDDEN,
     TOP_K,
     VOCAB,
+    kind_trace,
     learnable_trace,
     random_trace,
     tiny_trainer,
-    unit_bits,
 )
 from tests.unit.banks import random_bank
 
-DIRECTIONS = np.random.default_rng(1).normal(size=(6, HIDDEN))
 Weights = list[dict[str, Tensor]]
-
-
-def of_kind(kind: int, number: int, make: Callable[[int], Trace] = learnable_trace) -> Trace:
-    noise = 0.3 * np.random.default_rng(number).normal(size=HIDDEN)
-    return replace(make(number), context=unit_bits(2 + DIRECTIONS[kind] + noise))
 
 
 def feed(trainer: AlignmentTrainer, kinds: int = 2, each: int = 20) -> AlignmentTrainer:
     """In turns, so that each kind is there from the start."""
     for number in range(kinds * each):
-        trainer.add(of_kind(number % kinds, number))
+        trainer.add(kind_trace(number % kinds, number))
     return trainer
 
 
@@ -65,7 +58,7 @@ def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
 
 def kind_at(trainer: AlignmentTrainer, direction: int) -> int:
     """The kind that requests of a direction are of, as a replica would tell."""
-    context = torch.from_numpy(floats_of(of_kind(direction, 77).context))[None]
+    context = torch.from_numpy(floats_of(kind_trace(direction, 77).context))[None]
     return int(bank_of(trainer.candidate(99)).routes.choose(context)) - 1
 
 
@@ -79,11 +72,11 @@ def test_kinds_get_a_student_once_there_is_enough_of_them_and_while_there_is_a_p
     one = trainer.trained_parameters
     assert one == tiny_trainer().trained_parameters
     for number in range(100, 100 + WARM_UP - 1):
-        trainer.add(of_kind(1, number))
+        trainer.add(kind_trace(1, number))
         assert trainer.trained_parameters == one
     for number in range(200, 230):
-        trainer.add(of_kind(1, number))
-        trainer.add(of_kind(2, number))
+        trainer.add(kind_trace(1, number))
+        trainer.add(kind_trace(2, number))
     assert trainer.trained_parameters == 2 * one
     assert [kind_at(trainer, direction) for direction in (0, 1, 2, 3)] == [0, 1, -1, -1]
 
@@ -91,7 +84,7 @@ def test_kinds_get_a_student_once_there_is_enough_of_them_and_while_there_is_a_p
 def test_a_step_moves_one_kind_by_its_own_traces_alone() -> None:
     left, right = feed(banked()), feed(banked())
     for number in range(300, 306):
-        right.add(of_kind(1, number, random_trace))  # another kind's: it changes nothing for the first
+        right.add(kind_trace(1, number, random_trace))  # another kind's: it changes nothing for the first
     before = learned(left)
     assert same(before[0], before[1])
     moved: list[int] = []
@@ -127,9 +120,9 @@ def test_what_is_of_no_kind_pays_for_nothing_and_teaches_nobody() -> None:
         trainer.step()
     assert trainer.trained_parameters == tiny_trainer().trained_parameters
     for number in range(400, 420):
-        trainer.add(of_kind(1, number))
+        trainer.add(kind_trace(1, number))
     assert not trainer.due
-    trainer.add(of_kind(0, 500))
+    trainer.add(kind_trace(0, 500))
     assert trainer.due
 
 
@@ -144,7 +137,7 @@ def half_learnable() -> AlignmentTrainer:
     """A kind whose text can be learned, and one whose can't."""
     trainer = banked(min_gain=0.2)
     for number in range(40):
-        trainer.add(of_kind(number % 2, number, unlearnable if number % 2 else learnable_trace))
+        trainer.add(kind_trace(number % 2, number, unlearnable if number % 2 else learnable_trace))
     return trainer
 
 

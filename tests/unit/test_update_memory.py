@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from evospec.bench import update_memory
+from evospec.bench.align_records import UpdateCosts
 from evospec.bench.arms import ArmError
 from evospec.bench.cli import bench
 from evospec.bench.live_bytes import ExtraMemory, LiveBytes
@@ -80,6 +81,18 @@ def test_full_vocabulary_losses_and_full_parameters_take_more(tmp_path: Path) ->
     report = (tmp_path / "report.md").read_text()
     assert "What updates cost" in report
     assert (tmp_path / "updates.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_each_adapter_of_a_bank_takes_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update_memory, "SHAPES", {"tiny": Shape(32, 64, 4, 2, 8, 500)})
+    found: list[UpdateCosts] = []
+    settings = MemorySettings("tiny", ("lora" + SMALL, "lora:adapters=2" + SMALL), device="cpu", updates=2)
+    measure_updates(settings, found.append)
+    one, two = found
+    assert two.trained_parameters == 2 * one.trained_parameters
+    another = 5 * 4 * one.trained_parameters / 2**20  # gradients, two moments, and what was published
+    assert two.held_mb - one.held_mb == pytest.approx(another, rel=0.1)
+    assert (one.steps, two.steps) == (8, 8)
 
 
 def test_shapes_that_are_not_known_are_told() -> None:

@@ -12,7 +12,14 @@ from evospec.config import Config, RolloutConfig
 from evospec.models.adapter import AdapterWeights
 from evospec.wire import Decision, Fingerprints
 from tests.unit.actors.fakes import FakeRegistry, wait_until
-from tests.unit.align_tiny import FINGERPRINTS, learnable_trace, tiny_config, tiny_drafter, tiny_trainer
+from tests.unit.align_tiny import (
+    FINGERPRINTS,
+    kind_trace,
+    learnable_trace,
+    tiny_config,
+    tiny_drafter,
+    tiny_trainer,
+)
 
 Start = Callable[..., Aligner]
 
@@ -40,6 +47,12 @@ def start(registry: FakeRegistry) -> Iterator[Start]:
         aligner.close()
 
 
+def feed_kinds(aligner: Aligner, count: int, first: int = 0) -> None:
+    """Of two kinds of traffic, in turns."""
+    for seed in range(first, first + count):
+        aligner.submit(encode(kind_trace(seed % 2, seed)))
+
+
 def feed(aligner: Aligner, count: int, first: int = 0) -> None:
     for seed in range(first, first + count):
         aligner.submit(encode(learnable_trace(seed)))
@@ -63,6 +76,38 @@ def test_traces_become_versions_that_replicas_can_load(start: Start, registry: F
     assert metrics["acceptance_length"] > metrics["parent_acceptance_length"]
     AdapterWeights.from_bytes(weights.blob, 2, tiny_drafter())
     wait_until(lambda: aligner.status().publisher.version == registry.current)
+
+
+def banked(registry: FakeRegistry) -> list[int]:
+    """Kinds with an adapter in the current version."""
+    if not registry.current:
+        return []
+    adapter = AdapterWeights.from_bytes(
+        registry.versions[registry.current].blob, registry.current, tiny_drafter()
+    )
+    assert adapter.tensors == {}
+    assert adapter.bank is not None
+    return [kind for kind, deltas in enumerate(adapter.bank.adapters) if deltas.tensors]
+
+
+def test_versions_bring_an_adapter_for_each_kind_of_traffic(start: Start, registry: FakeRegistry) -> None:
+    first = start(adapters=2)
+    feed_kinds(first, 48)
+    wait_until(lambda: banked(registry) == [0, 1], 120)
+    first.close()
+    version = registry.current
+    manifest = registry.versions[version].manifest
+    assert manifest.metrics["acceptance_length"] > manifest.metrics["parent_acceptance_length"]
+    gains = {name: value for name, value in manifest.metrics.items() if name.startswith("kind_")}
+    assert gains
+    assert min(gains.values()) > 0
+    second = start(adapters=2)
+    steps = int(manifest.metrics["steps"])
+    wait_until(lambda: second.status().trainer.steps == steps)
+    feed_kinds(second, 48, first=100)
+    wait_until(lambda: registry.current > version, 120)
+    assert registry.versions[version + 1].manifest.parent == version
+    assert banked(registry) == [0, 1]
 
 
 def decide(registry: FakeRegistry, kind: str, version: int) -> None:
