@@ -12,7 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.project import multiplied, norm_factor, scaled, tile, tiling
+from evospec.kernels.products import multiplied, norm_factor, scaled, tile
+from evospec.kernels.project import tiling
 
 
 @triton.jit

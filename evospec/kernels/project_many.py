@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.project import extent, variant_of
+from evospec.kernels.products import extent, variant_of
 
 _MOST_TOKENS = 64  # of a program
 _INPUTS = 64  # of a step

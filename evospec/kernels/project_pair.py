@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.project import (
-    Tiling,
+from evospec.kernels.products import (
     choices,
     choosers,
     extent,
@@ -16,9 +15,9 @@ from evospec.kernels.project import (
     norm_factor,
     scaled,
     tile,
-    tiling,
     variant_of,
 )
+from evospec.kernels.project import Tiling, tiling
 
 
 @triton.jit
