@@ -58,10 +58,11 @@ class AdapterSlot:
 
     def __init__(self, drafter: Drafter, places: BankPlaces | None = None) -> None:
         self._drafter, self._places = drafter, places
-        parameters = {name: weight.detach() for name, weight in adapted_parameters(drafter).items()}
-        self._base = {name: weight.to("cpu", copy=True) for name, weight in parameters.items()}
+        parameters = adapted_parameters(drafter)
+        self._base = {name: weight.detach().to("cpu", copy=True) for name, weight in parameters.items()}
         self._limits = delta_limits(drafter)
-        self._targets = parameters if places is None else parameters | places.targets
+        # Parameters themselves: whoever merges them later moves what they hold.
+        self._targets: dict[str, Tensor] = {**parameters, **({} if places is None else places.targets)}
         self._sender = _Sender(self._targets, drafter.device) if drafter.device.type == "cuda" else None
         self.version = 0
 
