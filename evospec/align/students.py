@@ -158,10 +158,16 @@ class Students:
         return self._all[kind] if 0 <= kind < len(self._all) else None
 
     def _enrol(self) -> None:
-        """Takes in a student for a kind that has enough traces now; these have paid for its first steps."""
-        if len(self._all) >= self._config.adapters:
+        """Takes in a student for a kind that has enough traces now; these have paid for its first steps.
+
+        Enough is half of an equal share as well: places are few, and parts of a kind that others are closest
+        to would take them up one by one.
+        """
+        places = self._config.adapters
+        if len(self._all) >= places:
             return
-        kind = self._replay.number_kind(self._config.min_traces)
+        share = sum(self._replay.sides()) // (2 * places)
+        kind = self._replay.number_kind(max(self._config.min_traces, share))
         if kind is None:
             return
         student = Student(self._config, self._drafter, kind)

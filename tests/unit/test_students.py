@@ -81,6 +81,17 @@ def test_kinds_get_a_student_once_there_is_enough_of_them_and_while_there_is_a_p
     assert [kind_at(trainer, direction) for direction in (0, 1, 2, 3)] == [0, 1, -1, -1]
 
 
+def test_a_small_part_of_the_traffic_takes_nobodys_place() -> None:
+    trainer = feed(banked(adapters=2), kinds=1, each=60)
+    one = trainer.trained_parameters
+    for number in range(100, 115):
+        trainer.add(kind_trace(1, number))
+    assert trainer.trained_parameters == one  # 15 of 75 are less than a quarter
+    for number in range(200, 210):
+        trainer.add(kind_trace(1, number))
+    assert trainer.trained_parameters == 2 * one
+
+
 def test_a_step_moves_one_kind_by_its_own_traces_alone() -> None:
     left, right = feed(banked()), feed(banked())
     for number in range(300, 306):
