@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -157,6 +158,8 @@ def test_other_bytes_are_wire_errors(blob: bytes) -> None:
         ({"updates": {"fc.lora_a": 12, "fc.lora_b": 0}}, "0 updates of fc.lora_b"),
         ({"updates": {"fc.lora_a": 12, "fc.lora_b": 2**30}}, "updates of fc.lora_b"),
         ({"updates": {}}, "two moments"),
+        ({"credits": [0.0, math.nan]}, "credits"),
+        ({"credits": ["1"]}, "credits"),
     ],
 )
 def test_odd_headers_are_refused(changes: dict[str, object], message: str) -> None:
@@ -189,6 +192,37 @@ def test_odd_moments_are_refused(
     }
     with pytest.raises(WireError, match=message):
         TrainingState.from_bytes(rewritten({}, {name: change(good[name])}), [SHAPES])
+
+
+def test_weights_and_credits_of_several_students_round_trip() -> None:
+    """One that has made steps, and one that has not."""
+    students = [{f"kinds.{kind}.{name}": shape for name, shape in SHAPES.items()} for kind in range(2)]
+    moments = {f"kinds.1.{name}": found for name, found in example().moments.items()}
+    weights = {"kinds.1.fc.lora_a": torch.randn(SHAPES["fc.lora_a"])}
+    state = replace(example(), moments=moments, weights=weights, credits=[0.5, -1.25])
+    again = TrainingState.from_bytes(state.to_bytes(), students)
+    assert same(replace(again, weights={}), replace(state, weights={}))
+    assert again.weights.keys() == weights.keys()
+    assert torch.equal(again.weights["kinds.1.fc.lora_a"], weights["kinds.1.fc.lora_a"])
+    part = dict(list(moments.items())[:1])
+    with pytest.raises(WireError, match="other parameters"):
+        TrainingState.from_bytes(replace(state, moments=part).to_bytes(), students)
+    with pytest.raises(WireError, match="other parameters"):
+        TrainingState.from_bytes(state.to_bytes(), students[:1])
+
+
+@pytest.mark.parametrize(
+    ("name", "weight", "message"),
+    [
+        ("fc.lora_a", torch.full(SHAPES["fc.lora_a"], torch.nan), "fc.lora_a is not finite float32"),
+        ("fc.lora_a", torch.zeros(SHAPES["fc.lora_a"]).double(), "fc.lora_a is not finite float32"),
+        ("fc.lora_a", torch.zeros(1, 1), "fc.lora_a is not finite float32"),
+        ("fc.lora_c", torch.zeros(1, 1), "other parameters"),
+    ],
+)
+def test_odd_weights_are_refused(name: str, weight: torch.Tensor, message: str) -> None:
+    with pytest.raises(WireError, match=message):
+        TrainingState.from_bytes(rewritten({}, {f"{name}.weights": weight}), [SHAPES])
 
 
 def test_more_traces_discarded_than_admitted_is_odd() -> None:
