@@ -17,6 +17,7 @@ WARM_UP: Final = 8  # contexts after which it is known how far apart those of on
 # of four domains (docs/measurements.md).
 _FAR: Final = 4.0  # from which a context is of another kind
 _ONE: Final = 1.5  # of two centres, up to which both are of one kind
+_PART: Final = 0.1  # of the largest squared distance between two centres, up to which nothing is far
 _FEW: Final = 4  # members of a cluster that gives way to a new one when there is no room
 _RATE: Final = 0.05  # of a centre towards a new context, at least
 LEAST: Final = 0.3  # cosine from which a request is of a kind: 95 in 100 prompts of unseen domains stay below
@@ -187,7 +188,7 @@ class OnlineClusters:
 
     def _put(self, context: np.ndarray) -> int:
         place, gap = self._nearest(context)
-        if gap <= _FAR * self._within():
+        if gap <= self._reach(_FAR):
             self._clusters[place].take(context, gap)
             return self._merged(place)
         room = self._room()
@@ -205,6 +206,14 @@ class OnlineClusters:
         ]
         gap, place = min(gaps, default=(np.inf, NONE))
         return place, gap
+
+    def _reach(self, factor: float) -> float:
+        """So many usual squared distances from a centre, or more where other kinds are far away."""
+        if len(self._clusters) < 2:
+            return factor * self._within()
+        centres = np.stack([cluster.centre for cluster in self._clusters.values()])
+        widest = ((centres - centres[:, None]) ** 2).sum(axis=-1).max()
+        return max(factor * self._within(), _PART * float(widest))
 
     def _within(self) -> float:
         """The usual squared distance from a centre."""
@@ -231,7 +240,7 @@ class OnlineClusters:
         """Where the cluster is, after it has become one with the nearest, if that is near enough."""
         own = self._clusters[place]
         other, gap = self._nearest(own.centre, but=place)
-        if other == NONE or gap > _ONE * self._within():
+        if other == NONE or gap > self._reach(_ONE):
             return place
         its = self._clusters[other]
         if own.kind is not None and its.kind is not None:

@@ -235,6 +235,16 @@ def test_a_stream_adapts_drafters_and_is_reported(settings: AlignStreamSettings,
     assert "law (return)" in report
 
 
+def test_an_adapter_for_each_kind_of_traffic_is_an_arm(settings: AlignStreamSettings, tmp_path: Path) -> None:
+    arm = "lora:adapters=2:gated=no" + SMALL
+    results = run_align_stream(replace(settings, arms=(arm,)), tmp_path)
+    assert results.alignment is not None
+    assert results.alignment.failures == ()
+    assert {each.same_output for each in results.alignment.chunks} == {1.0}
+    (costs,) = results.updates
+    assert costs.published > 0
+
+
 def test_without_time_the_stream_ends_early_and_held_out_prompts_are_decoded_all_the_same(
     settings: AlignStreamSettings, tmp_path: Path
 ) -> None:
