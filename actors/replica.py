@@ -24,6 +24,7 @@ from evospec.config import Config
 from evospec.engine.build import load_engine
 from evospec.engine.engine import Engine
 from evospec.engine.text import Tokenizer
+from evospec.heap import settle_heap
 from evospec.ports import RegistryFactory
 
 METRICS_PERIOD_S = 5.0
@@ -62,6 +63,8 @@ class DecodingReplica:
             deadline_s=config.semantic.deadline_s,
         )
         self._follower = self._build_follower(engine, registry, config.registry.poll_s)
+        settle_heap()
+        settle_heap()
         self._start()
         self._metrics = ReplicaMetrics(model_name)
         threading.Thread(target=self._publish_metrics, name="metrics", daemon=True).start()

@@ -27,6 +27,7 @@ from evospec.bench.results import Results, shown_name
 from evospec.bench.settings import DecodeSettings
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EvoSpecError
+from evospec.heap import settle_heap
 
 ADAPT, EVAL = "adapt", "eval"  # splits: what streams, and what only reports
 WARM_UP_ROUNDS = 2
@@ -134,6 +135,7 @@ class AlignStream:
             arm.engine.prepare(self.longest)
             for _ in range(WARM_UP_ROUNDS):
                 arm.decode(self.warm_up_batch, self._memory())
+        settle_heap()
 
     def stream(self) -> Iterator[Stay]:
         """Decodes and learns; yields after each chunk. Ends early when the time is up."""

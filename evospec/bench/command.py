@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from evospec.bench.report import write_report
 from evospec.bench.results import Results, Run
 from evospec.bench.settings import DecodeSettings
 from evospec.errors import EvoSpecError
+from evospec.heap import release_heap
 
 
 def run_decode(settings: DecodeSettings, out: Path) -> Results:
@@ -33,7 +33,7 @@ def run_decode(settings: DecodeSettings, out: Path) -> Results:
     parts = []
     for batch in (settings.batch, *settings.more_batches):
         parts.append(_measured(DecodeBench.of(replace(settings, batch=batch), models), console))
-        gc.collect()  # engines hold device memory, and refer to themselves
+        release_heap()  # engines hold device memory, and refer to themselves
     results = Results.joined(parts)
     results.write(out)
     write_report(results, write_plots(results, out), out)

@@ -24,6 +24,7 @@ from evospec.bench.summary import ArmFacts, Subject, summarise
 from evospec.config import AlignmentConfig, Config, EngineConfig, ModelConfig
 from evospec.engine.plan import plans_of
 from evospec.engine.retrieval import RetrievalPump
+from evospec.heap import settle_heap
 from evospec.vocab.memory_index import MemoryIndex
 
 WARM_UP_ROUNDS = 2
@@ -109,6 +110,7 @@ class DecodeBench:
         for ledger in self.ledgers:
             ledger.captures_before = ledger.engine.captures
         self.bandwidth = copy_bandwidth(self.models.target.device)
+        settle_heap()
 
     @property
     def learners(self) -> list[EngineArm]:
