@@ -127,7 +127,7 @@ class Generator:
         text = _Text(TextStream(engine.target.tokenizer), show)
         tokens: list[int] = []
         finish: FinishReason = "stop"
-        while engine.has_work:
+        while engine.has_requests:
             for output in engine.step():
                 tokens.extend(output.tokens)
                 text.push(output.tokens)
@@ -135,6 +135,9 @@ class Generator:
             self._retrieval.run()
         text.finish()
         seconds = perf_counter() - began
+        while engine.has_work:  # what is left to learn, for prompts to come
+            engine.step()
+            self._retrieval.run()
         counters = growth(before, engine.stats)
         return Generated(
             id=prompt.id,

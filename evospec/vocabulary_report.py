@@ -112,7 +112,7 @@ def inspect_vocabulary(
     engine.admit(Request("inspected", prompt_ids, sampling))
     answer: list[int] = []
     slots: list[ActiveSlot] = []
-    while engine.has_work:
+    while engine.has_requests:
         if answer:
             slots = vocabulary.slots()  # while the request is running, and holds its tokens
         for output in engine.step():

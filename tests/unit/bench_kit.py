@@ -45,8 +45,12 @@ class ScriptedEngine:
     _left: dict[str, list[int]] = field(default_factory=dict)
 
     @property
-    def has_work(self) -> bool:
+    def has_requests(self) -> bool:
         return bool(self._left)
+
+    @property
+    def has_work(self) -> bool:
+        return self.has_requests
 
     def admit(self, request: Request) -> None:
         self.log.append(self.name)
