@@ -97,15 +97,14 @@ class Observer:
         self._traced = learners.wanted(target.vocab_size, traced=True)
 
     @property
-    def usually_wanted(self) -> Wanted:
-        """What most cycles have to report: requests are traced unless they opt out."""
+    def wanted(self) -> Wanted:
+        """What cycles have to report, the same whoever runs: graphs are captured for this form, and those of
+        another would be captured while requests wait that are not traced."""
         return self._untraced if self._recorder is None else self._traced
 
-    def wanted(self, states: Sequence[RequestState]) -> Wanted:
-        """What a cycle of these requests has to report."""
-        if self._recorder is not None and any(state.request.trace for state in states):
-            return self._traced
-        return self._untraced
+    def records(self, states: Sequence[RequestState]) -> bool:
+        """Whether any of these requests is traced."""
+        return self._recorder is not None and any(state.request.trace for state in states)
 
     def admit(self, state: RequestState) -> None:
         if self._vocabulary is not None:

@@ -102,15 +102,14 @@ class Prompting:
             self._observer.admit(state)
             self._reuse_prefix(state)
         before = state.prefilled
-        wanted = self._observer.wanted([state])
-        prompted = self._runner.prefill(state, active, wanted)
+        prompted = self._runner.prefill(state, active, self._observer.wanted)
         self._stats.prompt_tokens += state.prefilled - before
         if prompted is None:
             return None
         self._scheduler.start_running(state)
         self._observer.prompt(state, prompted)
         features = None
-        if wanted.traced and prompted.features is not None:
+        if prompted.features is not None and self._observer.records([state]):
             features = fetch(prompted.features[None, -1:])
         return Begun(state, prompted, features)
 

@@ -104,7 +104,7 @@ class Stepper:
 
     def prepare(self, longest: int) -> None:
         """Captures what cycles of usual sizes launch; nothing may be running."""
-        self.runner.prepare(self._controller.plans, self._head_of, self._observer.usually_wanted, longest)
+        self.runner.prepare(self._controller.plans, self._head_of, self._observer.wanted, longest)
 
     def step(self) -> list[StepOutput]:
         """Processes prompts, as much as one chunk of them, and one cycle; returns what was emitted.
@@ -207,11 +207,11 @@ class Stepper:
         began = perf_counter()
         states = tuple(self.scheduler.running)
         plan = self._controller.choose(len(states))
-        head, wanted = self._head_of(plan), self._observer.wanted(states)
+        head, wanted = self._head_of(plan), self._observer.wanted
         step = self.runner.step(states, plan, head, wanted, None if after is None else after.step)
         outcome = self.runner.launch(step, head)
         features = None
-        if wanted.traced and outcome.features is not None:
+        if outcome.features is not None and self._observer.records(states):
             features = fetch(outcome.features[: len(states)])
         version = self._adapter_version
         return Flight(states, step, outcome, features, version, began, launched=perf_counter())

@@ -14,10 +14,13 @@ from evospec.align.trace_codec import encode
 from evospec.config import AlignmentConfig, Config, VocabularyConfig
 from evospec.engine.build import load_engine
 from evospec.engine.engine import Engine
+from evospec.engine.passes import Launched, Step
 from evospec.engine.request import Request, SamplingParams
+from evospec.engine.runner import Runner
 from evospec.errors import DrafterMismatchError, EvoSpecError, WireError
 from evospec.models.drafter_store import save_drafter
 from evospec.models.kv_cache import Window
+from evospec.vocab.head_rows import HeadView
 from evospec.vocab.tenants import tenant_key
 from tests.tiny import TinyFolders, tiny_drafter, tiny_folders, tiny_target
 from tests.unit.align_tiny import random_trace
@@ -158,6 +161,25 @@ def test_opted_out_requests_leave_no_traces(folders: TinyFolders) -> None:
     engine = load_engine(config(folders))
     decoded(engine, requests=3, trace=False)
     assert engine.take_traces() == []
+
+
+def test_cycles_report_alike_whether_requests_opt_out_or_not(
+    folders: TinyFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs are captured by what cycles report: requests that opt out need none of their own."""
+    reported: list[int] = []
+    launch = Runner.launch
+
+    def noted(self: Runner, step: Step, head: HeadView) -> Launched:
+        reported.append(step.report.wanted.traced)
+        return launch(self, step, head)
+
+    monkeypatch.setattr(Runner, "launch", noted)
+    engine = load_engine(config(folders))
+    decoded(engine, requests=1)
+    decoded(engine, requests=1, trace=False)
+    assert len(reported) > 2
+    assert set(reported) == {config(folders).alignment.trace_top_k}
 
 
 def test_traces_of_another_drafter_are_refused(folders: TinyFolders, tmp_path: Path) -> None:
