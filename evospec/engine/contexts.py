@@ -47,6 +47,8 @@ class ContextVectors:
         share = len(hidden) / self._read
         self._mean = mean if share == 1.0 else torch.lerp(self._mean, mean, share)
         self.means[state.slot] = self._mean
+        if state.prefilled + len(hidden) >= state.prompt_length:
+            self._reading = None  # read whole: nothing holds on to the request
 
     def advance(self, hidden: Tensor, emitted: Tensor) -> None:
         """Takes in hidden states [rows, places, hidden], so many of each row [rows]; may be captured."""

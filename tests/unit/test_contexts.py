@@ -11,18 +11,22 @@ from evospec.engine.state import RequestState
 
 CPU = torch.device("cpu")
 
+PROMPT = 7  # tokens
+
 
 def prompting(request_id: str, slot: int) -> RequestState:
-    return RequestState(Request(request_id, (1, 2, 3)), tokens=[1, 2, 3], slot=slot)
+    tokens = list(range(PROMPT))
+    return RequestState(Request(request_id, tuple(tokens)), tokens=tokens, slot=slot)
 
 
 def test_a_prompt_counts_the_same_in_parts_and_whatever_came_before_it() -> None:
     contexts = ContextVectors(2, 4, places=3, decay=0.9, device=CPU)
-    prompt = torch.randn(7, 4, generator=torch.Generator().manual_seed(1))
+    prompt = torch.randn(PROMPT, 4, generator=torch.Generator().manual_seed(1))
     contexts.read(prompting("earlier", slot=0), 100 * prompt[:3])
     state = prompting("r", slot=0)
     for part in prompt.split([4, 2, 1]):
         contexts.read(state, part)
+        state.prefilled += len(part)
     torch.testing.assert_close(contexts.means[0], prompt.mean(0))
     contexts.read(prompting("r", slot=1), prompt[:2])  # another request, though of the same name
     torch.testing.assert_close(contexts.means[1], prompt[:2].mean(0))
