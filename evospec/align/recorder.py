@@ -13,7 +13,7 @@ from torch import Tensor
 from evospec.align.int8_features import quantised
 from evospec.align.trace import Trace
 from evospec.align.trace_check import finite_bfloat16
-from evospec.align.window import Cycle, Provenance, RequestPast, Stamp, TraceWindow, WindowClock, WindowLayout
+from evospec.align.window import Cycle, Provenance, RequestPast, TraceWindow, WindowClock, WindowLayout
 from evospec.config import AlignmentConfig
 from evospec.vocab.tenants import tenant_key
 from evospec.wire import Fingerprints
@@ -54,7 +54,6 @@ class TraceRecorder:
         self._open: dict[str, TraceWindow] = {}
         self._outbox: deque[Trace] = deque()
         self._outbox_bytes = 0
-        self._stamp = Stamp()
         self.counts = RecorderCounts()
 
     @property
@@ -74,10 +73,6 @@ class TraceRecorder:
     @property
     def outbox_bytes(self) -> int:
         return self._outbox_bytes
-
-    def stamp(self, adapter_version: int, vocabulary_epoch: int) -> None:
-        """Versions in force from now on. A window keeps those it was opened under."""
-        self._stamp = Stamp(adapter_version, vocabulary_epoch)
 
     @torch.inference_mode()
     def prompt(
@@ -108,7 +103,6 @@ class TraceRecorder:
             tokens=list(token_ids[known - rows :]),
             features=features[features.shape[0] - rows :],
             past=past,
-            stamp=self._stamp,
         )
 
     @torch.inference_mode()
@@ -136,7 +130,7 @@ class TraceRecorder:
                 if cycle.past is None:
                     raise ValueError(f"request {request_id}: a window is full, and no past for the next")
                 self._complete(window)
-                window = window.successor(self.context, cycle.past, self._stamp)
+                window = window.successor(self.context, cycle.past)
                 self._open[request_id] = window
         return window
 

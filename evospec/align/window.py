@@ -25,16 +25,26 @@ class WindowLayout:
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """Versions in force when a window was opened."""
+
+    adapter_version: int = 0
+    vocabulary_epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RequestPast:
     """Keys and values that the drafter had for consecutive positions of a request.
 
     Attributes:
         first: position of the first of them.
         pairs: bfloat16 [2, kv_heads, positions, head_dim].
+        stamp: what was in force when they were read: a window opens behind them.
     """
 
     first: int
     pairs: Tensor
+    stamp: Stamp = Stamp()
 
     def before(self, position: int) -> Tensor:
         """Those of lower positions."""
@@ -54,14 +64,6 @@ class Provenance:
     tenant: str
     prompt_length: int
     context: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """Versions in force when a window was opened."""
-
-    adapter_version: int = 0
-    vocabulary_epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,7 +134,6 @@ class TraceWindow:
         tokens: list[int],
         features: Tensor,
         past: RequestPast,
-        stamp: Stamp,
     ) -> None:
         """`features` [context, taps * hidden] belong to all of `tokens` but the last."""
         self.layout = layout
@@ -141,7 +142,7 @@ class TraceWindow:
         self.tokens = tokens
         self.features = features
         self.past = past.before(start)
-        self.stamp = stamp
+        self.stamp = past.stamp
         self.context = self.filled = len(tokens) - 1
         self._parts: list[_Part] = []
 
@@ -164,7 +165,7 @@ class TraceWindow:
         parts = [part.cycle.features[part.first : part.last].bfloat16() for part in self._parts]
         self.features = torch.cat((self.features.bfloat16(), *parts))
 
-    def successor(self, context: int, past: RequestPast, stamp: Stamp) -> TraceWindow:
+    def successor(self, context: int, past: RequestPast) -> TraceWindow:
         """The next window of the request; the last `context` positions of this closed one are repeated
         unscored."""
         return TraceWindow(
@@ -174,7 +175,6 @@ class TraceWindow:
             tokens=self.tokens[-(context + 1) :],
             features=self.features[self.filled - context : self.filled],
             past=past,
-            stamp=stamp,
         )
 
     def to_trace(self, fingerprints: Fingerprints) -> Trace:

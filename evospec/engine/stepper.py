@@ -75,11 +75,10 @@ class Stepper:
             ),
         )
         self._target = target
-        self._recorder = learners.recorder
         slots = self.runner.slots
         pasts = None
         if learners.recorder is not None and slots.draft_cache is not None:
-            pasts = TracePasts(learners.recorder, slots.draft_cache)
+            pasts = TracePasts(learners.recorder, slots.draft_cache, self.stats)
         self._observer = Observer(target, learners, slots.contexts, pasts)
         self._learning = Learning(self._observer, self.stats)
         self._prompting = Prompting(
@@ -130,8 +129,6 @@ class Stepper:
             self._prompting.retire()
             self.stats.adapter_version = self._adapter_version
         self.update_gauges()
-        if self._recorder is not None:
-            self._recorder.stamp(self.stats.adapter_version, self.stats.vocabulary_epoch)
         return outputs
 
     @property
@@ -146,7 +143,6 @@ class Stepper:
 
     def adapted(self, version: int) -> None:
         """The drafter's weights have changed, behind the cycle under way: that one is of the last version."""
-        self._learning.catch_up()  # traces say which version drafted
         self.runner.refresh()
         self.stats.adapter_swaps += 1
         self._adapter_version = version

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from evospec.align.recorder import TraceRecorder
-from evospec.align.window import RequestPast
+from evospec.align.window import RequestPast, Stamp
 from evospec.engine.host_copy import Fetched, fetch
 from evospec.engine.state import RequestState
+from evospec.engine.stats import EngineStats
 from evospec.models.kv_cache import KVCache
 
 
@@ -19,9 +20,10 @@ class FetchedPast:
 
     first: int
     pairs: Fetched
+    stamp: Stamp
 
     def read(self) -> RequestPast:
-        return RequestPast(self.first, self.pairs.tensor())
+        return RequestPast(self.first, self.pairs.tensor(), self.stamp)
 
 
 class TracePasts:
@@ -30,12 +32,14 @@ class TracePasts:
 
     Args:
         cache: the drafter's.
+        stats: say which versions are in force.
     """
 
-    __slots__ = ("_cache", "_clock", "_most")
+    __slots__ = ("_cache", "_clock", "_most", "_stats")
 
-    def __init__(self, recorder: TraceRecorder, cache: KVCache) -> None:
+    def __init__(self, recorder: TraceRecorder, cache: KVCache, stats: EngineStats) -> None:
         self._cache = cache
+        self._stats = stats
         self._clock = recorder.clock()
         self._most = recorder.past
 
@@ -62,4 +66,5 @@ class TracePasts:
         keys, values = (
             side[0][slot, :, first:end] for side in (self._cache.keys, self._cache.values)
         )  # [kv_heads, positions, head_dim]
-        return FetchedPast(first, fetch(torch.stack((keys, values)).bfloat16()))
+        stamp = Stamp(self._stats.adapter_version, self._stats.vocabulary_epoch)
+        return FetchedPast(first, fetch(torch.stack((keys, values)).bfloat16()), stamp)

@@ -23,6 +23,7 @@ from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.runner import Runner
 from evospec.engine.sizes import Sizes
+from evospec.engine.spare_time import SpareTime
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
 from evospec.vocab.active import ActiveRows
@@ -259,6 +260,7 @@ def test_bookkeeping_runs_while_the_device_works(target: Target, monkeypatch: py
 
         monkeypatch.setattr(owner, name, call)
 
+    monkeypatch.setattr(SpareTime, "waited", lambda self, seconds, *, late: None)  # always enough of it
     engine = engine_of(target, "chain", 2, ROUNDED)
     engine.admit(Request("r", (5, 6, 7), SamplingParams(max_tokens=40, ignore_eos=True)))
     engine.step()

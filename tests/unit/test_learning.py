@@ -22,6 +22,7 @@ from evospec.engine.observer import Learners
 from evospec.engine.plan import DraftPlan
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.spare_time import SpareTime
+from evospec.models.adapter import AdapterWeights
 from evospec.models.target import Target
 from evospec.vocab.dynamic import DynamicVocabulary
 from evospec.vocab.head_rows import HeadView
@@ -164,6 +165,25 @@ def test_a_host_that_never_has_time_stays_no_more_than_so_far_behind(
     # A request's first token counts as a cycle: with all of them it is more than one a step.
     assert untaught <= 40
     assert unrecorded <= 80
+
+
+def test_a_swap_waits_for_no_learning_and_traces_say_which_version_drafted(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spare(monkeypatch, lambda: -1.0)
+    engine = engine_of(target, "chain", 2, ROUNDED)
+    engine.admit(Request("r", tuple(range(20)), SamplingParams(max_tokens=130, ignore_eos=True)))
+    observer = engine._stepper._observer
+    while engine.stats.emitted_tokens < 30 or not observer.untaught:
+        engine.step()
+    left, emitted = observer.untaught, engine.stats.emitted_tokens
+    engine.swap_adapter(AdapterWeights(7, {}))
+    assert observer.untaught == left
+    while engine.has_work:
+        engine.step()
+    first, second = engine.take_traces()
+    assert emitted + 20 < second.start  # it is recorded after the swap, like the first one
+    assert (first.adapter_version, second.adapter_version) == (0, 7)
 
 
 def test_drafts_from_the_whole_head_are_held_against_the_active_rows_all_the_same(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace, floats_of
 from evospec.align.trace_check import check
 from evospec.align.trace_codec import decode, encode
-from evospec.align.window import Cycle, RequestPast
+from evospec.align.window import Cycle, RequestPast, Stamp
 from evospec.vocab.tenants import tenant_key
 from tests.unit.align_tiny import (
     FINGERPRINTS,
@@ -33,6 +34,7 @@ from tests.unit.align_tiny import (
 )
 
 FEATURES = TAPS * HIDDEN
+NO_STAMP = Stamp()
 
 
 class FakeEngine:
@@ -45,8 +47,10 @@ class FakeEngine:
         prompt: int = 10,
         seed: int = 0,
         device: str = "cpu",
+        stamp: Stamp = NO_STAMP,
     ) -> None:
         self.recorder = recorder
+        self.stamp = stamp
         self.request_id = request_id
         self.rng = np.random.default_rng(seed)
         self.tokens: list[int] = self.rng.integers(0, VOCAB, prompt).tolist()
@@ -62,11 +66,14 @@ class FakeEngine:
         column = torch.tensor(list(positions), dtype=torch.float32, device=self.device)[:, None]
         return column.expand(-1, FEATURES)
 
+    def past(self, positions: int) -> RequestPast:
+        return replace(request_past(positions), stamp=self.stamp)
+
     def start(self, prompt_rows: int | None = None) -> FakeEngine:
         known = self.prompt_length - 1
         rows = known if prompt_rows is None else min(prompt_rows, known)
         features = self.features(range(known - rows, known))
-        self.recorder.prompt(self.request_id, self.tokens, features, request_past(known), self.context, "")
+        self.recorder.prompt(self.request_id, self.tokens, features, self.past(known), self.context, "")
         self.emit(1, drafted=0, accepted=0)
         return self
 
@@ -93,7 +100,7 @@ class FakeEngine:
                     drafted=drafted,
                     accepted=accepted,
                     missed=missed,
-                    past=request_past(max(last - 2, 0)),  # some pairs wait to be written
+                    past=self.past(max(last - 2, 0)),  # some pairs wait to be written
                 )
             ],
         )
@@ -358,9 +365,8 @@ def test_log_probabilities_are_brought_into_float16() -> None:
 
 def test_windows_carry_the_versions_they_were_opened_under() -> None:
     recorded = recorder(trace_positions=16)
-    recorded.stamp(adapter_version=2, vocabulary_epoch=30)
-    engine = FakeEngine(recorded, prompt=2).start()
-    recorded.stamp(adapter_version=3, vocabulary_epoch=31)
+    engine = FakeEngine(recorded, prompt=2, stamp=Stamp(2, 30)).start()
+    engine.stamp = Stamp(3, 31)
     engine.run([(5, 5)] * 6)
     first, second, *_ = recorded.take()
     assert (first.adapter_version, first.vocabulary_epoch) == (2, 30)
