@@ -19,6 +19,7 @@ from statistics import median
 from evospec.engine.plan import DraftPlan
 
 _TIMES = 15  # cycles that a time is the median of
+_STALE = 30  # cycles after which only a plan's last two times count beside a new one
 _TRIALS = 4  # measured cycles before a plan's time counts; one more, unmeasured, warms it up
 _FORGET = 0.98  # weight that a row's older acceptance keeps at each new draft
 _PROBE_SOON, _PROBE_LATE = 6, 40  # cycles between two looks at other plans: as long as the choice holds, more
@@ -67,17 +68,18 @@ class _Measured:
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_TIMES))
     seconds: float = 0.0
     warm: bool = False
+    known: bool = False
     last_cycle: int = 0
 
-    @property
-    def known(self) -> bool:
-        return len(self.times) >= _TRIALS
-
-    def take(self, seconds: float) -> None:
+    def take(self, seconds: float, cycle: int) -> None:
         if self.warm:
+            while cycle - self.last_cycle > _STALE and len(self.times) > 2:
+                self.times.popleft()
             self.times.append(seconds)
             self.seconds = median(self.times)
+            self.known = self.known or len(self.times) >= _TRIALS
         self.warm = True
+        self.last_cycle = cycle
 
 
 class Controller:
@@ -181,8 +183,7 @@ class Controller:
         if len(self.plans) == 1:
             return
         measured = self._at(plan, _size_class(rows))
-        measured.last_cycle = self._cycle
-        measured.take(seconds)
+        measured.take(seconds, self._cycle)
         counts = self._counts(plan)
         for depth, taken in zip(depths, accepted, strict=True):
             counts.count(depth, taken)

@@ -87,6 +87,7 @@ class Stepper:
         self._controller = Controller(plans)
         self._overlaps = overlaps(config, target.device)
         self._overlap = self._overlaps
+        self._watched = False
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
@@ -96,7 +97,8 @@ class Stepper:
     def watch(self, stopwatch: Stopwatch) -> None:
         self.settle()
         # A stopwatch waits for each cycle, to tell its parts from the next one's.
-        self._overlap = self._overlaps and stopwatch is NO_STOPWATCH
+        self._watched = stopwatch is not NO_STOPWATCH
+        self._overlap = self._overlaps and not self._watched
         if self._vocabulary is not None:
             self._learning.stopwatch = stopwatch
         self.runner.watch(stopwatch)
@@ -236,15 +238,17 @@ class Stepper:
         landed = perf_counter()
         began = max(flight.began, self._landed_at)
         launched = max(flight.launched, began)
+        self.stats.draft_seconds += launched - began
+        self.stats.verify_seconds += landed - launched
+        self._landed_at = landed
+        if self._watched:  # marks take time of their own: nothing is concluded from such a cycle
+            return
         depths = [emission.drafted for emission in emissions]
         accepted = [emission.accepted for emission in emissions]
         plan, rows = flight.step.plan, len(flight.states)
         self._controller.observe(plan, rows, landed - began, depths, accepted)
         if self._vocabulary is not None and not plan.full_head:
             self._vocabulary.timed(landed - began, plan.depth, rows)
-        self.stats.draft_seconds += launched - began
-        self.stats.verify_seconds += landed - launched
-        self._landed_at = landed
 
     def _emit(self, state: RequestState, row: int, drafted: int, report: Report) -> Emission:
         """Takes in a row's tokens; the request may end with them."""

@@ -44,15 +44,26 @@ def choices(choice, token, tokens, per_row):
 
 
 @triton.jit
+def _either(first, second):
+    return first | second
+
+
+@triton.jit
+def present(chosen):
+    """Which variants any token goes through, a bit each."""
+    return tl.reduce(tl.where(chosen >= 0, 1 << chosen, 0), 0, _either)
+
+
+@triton.jit
 def choosers(chosen, variant, token, tokens):
     """The tokens of one variant; all others as if they were not there [TOKENS]."""
     return tl.where(chosen == variant, token, tokens)
 
 
 @triton.jit
-def extent(chosen, variant, inputs):
-    """How many inputs a variant is multiplied by: none, when no token has chosen it."""
-    return tl.where(tl.max((chosen == variant).to(tl.int32), axis=0) > 0, inputs, 0)
+def extent(variants, variant, inputs):
+    """How many inputs a variant is multiplied by: none, when it is not among those that are `present`."""
+    return ((variants >> variant) & 1) * inputs
 
 
 @triton.jit

@@ -24,6 +24,7 @@ from evospec.kernels.products import (
     extent,
     multiplied,
     norm_factor,
+    present,
     scaled,
     tile,
     variant_of,
@@ -123,6 +124,7 @@ def _project_kernel(
         )
     else:
         chosen = choices(choice, token, tokens, per_row)
+        variants = present(chosen)
         for variant in range(VARIANTS):
             total, total_up, squares = _add_products(
                 total,
@@ -136,7 +138,7 @@ def _project_kernel(
                 row,
                 outputs,
                 inputs,
-                extent(chosen, variant, inputs),
+                extent(variants, variant, inputs),
                 column,
                 NORMED,
                 GATED,
@@ -165,8 +167,8 @@ def _project_kernel(
     cell = token[:, None] * outputs + row[None, :]
     real = (token < tokens)[:, None] & (row < outputs)[None, :]
     if HAS_RESIDUAL:
-        present = tl.load(residual + cell, mask=real, other=0.0)
-        result = result.to(dtype).to(tl.float32) + present.to(tl.float32)
+        carried = tl.load(residual + cell, mask=real, other=0.0)
+        result = result.to(dtype).to(tl.float32) + carried.to(tl.float32)
     tl.store(out + cell, result.to(dtype), mask=real)
 
 

@@ -2,7 +2,8 @@
 
 Rows are taken in the order of their choice, so that a program's tokens mostly go through one variant; where
 theirs are several, it goes through these, one after the other, as `project` does. So each variant's weight is
-read for the tokens that chose it, and hardly for others.
+read for the tokens that chose it, and hardly for others. Where a matrix has few outputs, programs share its
+inputs, too; how sums are ordered depends on the matrix alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.products import extent, variant_of
+from evospec.kernels.products import extent, present, variant_of
 
 _MOST_TOKENS = 64  # of a program
 _INPUTS = 64  # of a step
 _NARROW = 8192  # outputs up to which programs take fewer of them, so that all of a device has something to do
+_PROGRAMS = 128  # for each block of tokens, at least: about as many as large devices run at once
+_LEAST_STEPS = 8  # of a program that shares its inputs with others
 
 
 @triton.jit
@@ -30,6 +33,7 @@ def _project_many_kernel(
     per_row,
     outputs,
     inputs,
+    span,
     VARIANTS: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -40,11 +44,13 @@ def _project_many_kernel(
     request = tl.load(order + place // per_row, mask=place < tokens, other=0)
     chosen = tl.load(choice + request, mask=place < tokens, other=-1).to(tl.int32)
     token = request * per_row + place % per_row
+    variants = present(chosen)
     column = tl.arange(0, INPUTS)
+    begin = tl.program_id(2) * span
     total = tl.zeros((TOKENS, ROWS), tl.float32)
     for variant in range(VARIANTS):
         own = variant_of(weight, variant, outputs, inputs)
-        for first in range(0, extent(chosen, variant, inputs), INPUTS):
+        for first in range(begin, tl.minimum(begin + span, extent(variants, variant, inputs)), INPUTS):
             at = first + column
             state = tl.load(
                 states + token[:, None] * inputs + at[None, :],
@@ -58,7 +64,8 @@ def _project_many_kernel(
             )
             total = tl.dot(state, weights, total, input_precision="tf32x3")
     real = (place < tokens)[:, None] & (row < outputs)[None, :]
-    tl.store(out + token[:, None] * outputs + row[None, :], total.to(out.dtype.element_ty), mask=real)
+    own_out = out + tl.program_id(2).to(tl.int64) * tokens * outputs
+    tl.store(own_out + token[:, None] * outputs + row[None, :], total.to(out.dtype.element_ty), mask=real)
 
 
 def project_many(states: Tensor, weight: Tensor, choice: Tensor, order: Tensor) -> Tensor:
@@ -76,9 +83,12 @@ def project_many(states: Tensor, weight: Tensor, choice: Tensor, order: Tensor) 
     states = states.contiguous()
     variants, outputs, inputs = weight.shape
     tokens = states.numel() // inputs
-    out = torch.empty(*states.shape[:-1], outputs, dtype=states.dtype, device=states.device)
     block, rows = token_block(tokens), 32 if outputs <= _NARROW else 64
-    _project_many_kernel[(triton.cdiv(outputs, rows), triton.cdiv(tokens, block))](
+    span = shared_inputs(triton.cdiv(outputs, rows), inputs)
+    shares = triton.cdiv(inputs, span)
+    dtype = states.dtype if shares == 1 else torch.float32
+    out = states.new_empty(shares, *states.shape[:-1], outputs, dtype=dtype)
+    _project_many_kernel[(triton.cdiv(outputs, rows), triton.cdiv(tokens, block), shares)](
         states,
         weight,
         choice,
@@ -88,6 +98,7 @@ def project_many(states: Tensor, weight: Tensor, choice: Tensor, order: Tensor) 
         tokens // len(choice),
         outputs,
         inputs,
+        span,
         VARIANTS=variants,
         TOKENS=block,
         ROWS=rows,
@@ -95,7 +106,14 @@ def project_many(states: Tensor, weight: Tensor, choice: Tensor, order: Tensor) 
         num_warps=4,
         num_stages=4,
     )
-    return out
+    return out[0] if shares == 1 else out.sum(dim=0).to(states.dtype)
+
+
+def shared_inputs(programs: int, inputs: int) -> int:
+    """How many of so many inputs a program takes, where that many programs take all outputs."""
+    steps = triton.cdiv(inputs, _INPUTS)
+    shares = max(1, min(triton.cdiv(_PROGRAMS, programs), steps // _LEAST_STEPS))
+    return int(triton.cdiv(steps, shares) * _INPUTS)
 
 
 def token_block(tokens: int) -> int:

@@ -13,6 +13,7 @@ from evospec.kernels.products import (
     extent,
     multiplied,
     norm_factor,
+    present,
     scaled,
     tile,
     variant_of,
@@ -108,6 +109,7 @@ def _project_pair_kernel(
         )
     else:
         chosen = choices(choice, token, tokens, per_row)
+        variants = present(chosen)
         for variant in range(VARIANTS):
             first_total, second_total, first_squares, second_squares = _add_products(
                 first_total,
@@ -124,7 +126,7 @@ def _project_pair_kernel(
                 row,
                 outputs,
                 inputs,
-                extent(chosen, variant, inputs),
+                extent(variants, variant, inputs),
                 column,
                 PARTS,
                 PART,

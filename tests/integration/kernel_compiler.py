@@ -61,6 +61,7 @@ NUMBERS = [
     "per_row",
     "outputs",
     "inputs",
+    "span",
     "rows",
     "tiles",
     "blocks",
@@ -71,6 +72,7 @@ NUMBERS = [
 ]
 ALIGNED = (
     "inputs",
+    "span",
     "outputs",
     "stride_slot",
     "stride_head",

@@ -80,6 +80,22 @@ def test_follows_the_traffic() -> None:
     assert controller.switches >= 2
 
 
+def test_a_slow_while_is_soon_forgotten() -> None:
+    """Something else had the machine, while one plan was in use."""
+    there, controller = world(0.85, 0.87), Controller(PLANS)
+    for _ in range(400):
+        there.cycle(controller)
+    assert controller.current == CHAIN
+    usual, there.seconds[CHAIN] = there.seconds[CHAIN], 2.2
+    while controller.current == CHAIN:
+        there.cycle(controller)
+    there.seconds[CHAIN] = usual
+    there.chosen.clear()
+    while controller.current != CHAIN and len(there.chosen) < 2_000:
+        there.cycle(controller)
+    assert len(there.chosen) < 400
+
+
 def test_equal_plans_do_not_alternate() -> None:
     there, controller = world(0.0, 0.0), Controller([PLAIN, SHORT])
     there.seconds = {PLAIN: 1.0, SHORT: 1.0}
