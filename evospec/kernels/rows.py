@@ -1,16 +1,18 @@
-"""Changes to a buffer of head rows, in one launch."""
+"""Changes to a buffer of head rows, in one launch that is the same for every change."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
+COUNTS: Final = 4  # numbers before the places: written, dropped, and slots in use afterwards and before
 _BLOCK = 1024
 
 
-# Counts change with every update: specialising on their values would compile again and again.
-@triton.jit(do_not_specialize=["written", "dropped", "used", "before"])
+@triton.jit
 def _write_kernel(
     head,
     packed,
@@ -18,70 +20,57 @@ def _write_kernel(
     ids,
     active,
     padding,
-    written,
-    dropped,
-    used,
-    before,
+    most,
     columns,
+    COUNTS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     index = tl.program_id(0)
     column = tl.arange(0, BLOCK)
-    if index < written:
-        slot = tl.load(packed + index)
-        source = tl.load(packed + written + index)
-        token = tl.load(packed + 2 * written + index)
-        for first in range(0, columns, BLOCK):
-            inside = first + column < columns
-            row = tl.load(head + source * columns + first + column, mask=inside)
-            tl.store(rows + slot * columns + first + column, row, mask=inside)
-        tl.store(ids + slot, token)
-        tl.store(padding + slot, 0.0)
-        tl.store(active + token, 1)
-    elif index < written + dropped:
-        gone = tl.load(packed + 2 * written + index)
-        tl.store(active + gone, 0)
+    places = packed + COUNTS
+    if index < most:
+        if index < tl.load(packed):
+            slot = tl.load(places + index)
+            source = tl.load(places + most + index)
+            token = tl.load(places + 2 * most + index)
+            for first in range(0, columns, BLOCK):
+                inside = first + column < columns
+                row = tl.load(head + source * columns + first + column, mask=inside)
+                tl.store(rows + slot * columns + first + column, row, mask=inside)
+            tl.store(ids + slot, token)
+            tl.store(padding + slot, 0.0)
+            tl.store(active + token, 1)
+    elif index < 2 * most:
+        if index - most < tl.load(packed + 1):
+            gone = tl.load(places + 2 * most + index)
+            tl.store(active + gone, 0)
     else:
-        slot = used + (index - written - dropped) * BLOCK + column
-        tl.store(padding + slot, -float("inf"), mask=slot < before)
+        slot = tl.load(packed + 2) + (index - 2 * most) * BLOCK + column
+        tl.store(padding + slot, -float("inf"), mask=slot < tl.load(packed + 3))
 
 
 def write_rows(
-    head: Tensor,
-    packed: Tensor,
-    *,
-    rows: Tensor,
-    ids: Tensor,
-    active: Tensor,
-    padding: Tensor,
-    written: int,
-    dropped: int,
-    used: int,
-    before: int,
+    head: Tensor, packed: Tensor, *, rows: Tensor, ids: Tensor, active: Tensor, padding: Tensor
 ) -> None:
     """Copies rows of the head into the buffer's slots and marks what came and what left.
 
     Args:
-        packed: slots, sources and tokens of the rows that are written, then the tokens that left,
-            int64 [3 * written + dropped, or more].
+        packed: `COUNTS` numbers, then places for as many slots, sources, tokens and tokens that left; slots
+            in use before and not afterwards are padded, int64 [COUNTS + 4 * places].
         rows, ids, padding: of the buffer [slots, columns], int64 [slots] and float32 [slots].
         active: int64 [vocab].
-        used, before: slots in use afterwards and before; those that are not any more are padded.
     """
-    programs = written + dropped + triton.cdiv(max(0, before - used), _BLOCK)
-    if programs:
-        _write_kernel[(programs,)](
-            head,
-            packed,
-            rows,
-            ids,
-            active,
-            padding,
-            written,
-            dropped,
-            used,
-            before,
-            head.shape[1],
-            BLOCK=_BLOCK,
-            num_warps=4,
-        )
+    most = (len(packed) - COUNTS) // 4
+    _write_kernel[(2 * most + triton.cdiv(len(ids), _BLOCK),)](
+        head,
+        packed,
+        rows,
+        ids,
+        active,
+        padding,
+        most,
+        head.shape[1],
+        COUNTS=COUNTS,
+        BLOCK=_BLOCK,
+        num_warps=4,
+    )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from evospec.models.tables import TokenTables
-from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
+from evospec.vocab.head_rows import HeadRows, HeadView
 from evospec.vocab.proposals import Origin, Proposals, Ranking, best_of
+from evospec.vocab.row_update import RowUpdate
 
 _INACTIVE = -1
 _NONE = np.zeros(0, dtype=np.int64)

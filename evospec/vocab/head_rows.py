@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from evospec.models.tables import TokenTables
+from evospec.vocab.row_update import RowUpdate
+from evospec.vocab.row_writes import RowBuffers, RowWrites
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +49,6 @@ class HeadView:
         return row_indices if self.ids is None else self.ids[row_indices]
 
 
-@dataclass(frozen=True, slots=True)
-class RowUpdate:
-    """Slots that get other tokens, int64 each.
-
-    Attributes:
-        slots, ids: distinct slots, and the token of each [n].
-        sources: head row of each token [n].
-        dropped: tokens that have no row any more [m].
-        count: slots in use afterwards: the first ones.
-    """
-
-    slots: np.ndarray
-    ids: np.ndarray
-    sources: np.ndarray
-    dropped: np.ndarray
-    count: int
-
-    def packed(self) -> np.ndarray:
-        """slots, sources and ids, then the tokens whose state changes, and their new states."""
-        flags = np.zeros(len(self.ids) + len(self.dropped), dtype=np.int64)
-        flags[: len(self.ids)] = 1
-        return np.concatenate((self.slots, self.sources, self.ids, self.dropped, flags))
-
-
 class HeadRows:
     """A buffer of head rows of fixed size, written behind whatever the device was asked to do before.
 
@@ -88,8 +66,12 @@ class HeadRows:
         if padded is None:
             padded = head.device.type == "cuda"
         self._padding = torch.full((capacity,), -torch.inf, device=head.device) if padded else None
-        # Slots, sources and ids; tokens that left; a flag for each token.
-        self._staging = Staging(6 * capacity, head.device)
+        self._writes: RowWrites | None = None
+        self._staging: Staging | None = None
+        if self._padding is not None and head.is_cuda:
+            self._writes = RowWrites(head, RowBuffers(self._rows, self._ids, self._active, self._padding))
+        else:  # slots, sources and ids; tokens that left; a flag for each token
+            self._staging = Staging(6 * capacity, head.device)
         self._view = self._make_view(0)
 
     def view(self) -> HeadView:
@@ -99,25 +81,10 @@ class HeadRows:
     @torch.inference_mode()
     def write(self, update: RowUpdate) -> None:
         """Enqueues an update: cycles launched before it see none of it, later ones all of it."""
-        packed = self._staging.upload(update.packed())
-        n, m = len(update.ids), len(update.dropped)
-        if self._padding is not None and self._rows.is_cuda:
-            from evospec.kernels.rows import write_rows  # Triton comes with CUDA builds of PyTorch only
-
-            write_rows(
-                self._head,
-                packed,
-                rows=self._rows,
-                ids=self._ids,
-                active=self._active,
-                padding=self._padding,
-                written=n,
-                dropped=m,
-                used=update.count,
-                before=self._view.count,
-            )
-        else:
-            self._write(update, packed)
+        if self._writes is not None:
+            self._writes.send(update, self._view.count)
+        elif self._staging is not None:
+            self._write(update, self._staging.upload(update.packed()))
         if update.count != self._view.count:
             self._view = self._make_view(update.count)
 

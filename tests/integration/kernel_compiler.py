@@ -65,10 +65,7 @@ NUMBERS = [
     "rows",
     "tiles",
     "blocks",
-    "written",
-    "dropped",
-    "used",
-    "before",
+    "most",
 ]
 ALIGNED = (
     "inputs",
@@ -157,7 +154,7 @@ def variants(itemsize: int) -> Iterator[Variant]:
         yield Variant(kl._loss_kernel, {"FOCUSED": flag, "BLOCK": 4096}, warps=16)
     yield Variant(kl._summary_kernel, {"BLOCK": 4096}, warps=16)
     yield Variant(sample._sample_kernel, {"BLOCK": 1024}, warps=8)
-    yield Variant(rows._write_kernel, {"BLOCK": 1024})
+    yield Variant(rows._write_kernel, {"BLOCK": 1024, "COUNTS": 4})
     yield Variant(means._advance_kernel, {"PLACES": 8, "BLOCK": 256})
     yield Variant(best._maxima_kernel, {"TILE": 16, "BLOCK": 128})
     for k, power in ((1, 1), (6, 8), (16, 16)):

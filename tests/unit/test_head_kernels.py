@@ -13,14 +13,15 @@ from evospec.engine.contexts import ContextVectors
 from evospec.kernels.best import best_scores
 from evospec.kernels.head import Chosen, choose
 from evospec.kernels.means import advance_means
-from evospec.kernels.rows import write_rows
+from evospec.kernels.rows import COUNTS, write_rows
 from evospec.models.draft_body import DraftBody
 from evospec.models.drafter import Drafter
 from evospec.models.kernel_ops import KernelOps
 from evospec.models.ops import Norm, TorchOps
 from evospec.models.row_choice import RowChoice
 from evospec.models.target import Target
-from evospec.vocab.head_rows import HeadRows, HeadView, RowUpdate
+from evospec.vocab.head_rows import HeadRows, HeadView
+from evospec.vocab.row_update import RowUpdate
 from tests.tiny import tiny_drafter, tiny_model, tiny_target, tiny_tokenizer
 from tests.unit.test_kernels import DEVICE, DTYPES, ON_GPU, random
 
@@ -165,17 +166,16 @@ def test_rows_are_written_as_without_kernels(used: int) -> None:
     update = RowUpdate(kept, tokens, tokens, dropped, used)
     plain.write(update)
     rows, ids, active, padding = ours
+    most = 7
+    packed = np.full(COUNTS + 4 * most, 99)  # what earlier updates left
+    update.pack(packed, most, before=5)
     write_rows(
         tables.head.to(DEVICE),
-        torch.from_numpy(update.packed()).to(DEVICE),
+        torch.from_numpy(packed).to(DEVICE),
         rows=rows,
         ids=ids,
         active=active,
         padding=padding,
-        written=2,
-        dropped=len(dropped),
-        used=used,
-        before=5,
     )
     for name, written in zip(names, ours, strict=True):
         assert torch.equal(written.cpu(), getattr(plain, name)), name
