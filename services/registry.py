@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,8 @@ from services.registry_answer import (
 from services.registry_contents import MAX_MANIFEST_BYTES, digest_of, seal_of
 from services.registry_reader import RegistryReader
 from services.registry_script import DECIDE, PUBLISH
+
+logger = logging.getLogger(__name__)
 
 STAGED_EXPIRES_S = 600  # what a publisher that died half-way leaves behind
 MAX_EVENTS = 1000
@@ -49,7 +52,8 @@ class RedisWeightRegistry(RegistryReader):
             url: one of the forms that `services.redis_connection.connect` lists.
             keep_versions: newest versions that stay, beside the stable one and the candidate;
                 older ones are deleted on publish.
-            max_blob_bytes: larger blobs and training states are neither published nor read.
+            max_blob_bytes: larger blobs and training states are neither published nor read; versions go
+                without the latter.
             signing_key: HMAC key: manifests are signed with it and refused without its signature.
             setting: option that the URL comes from, for messages.
 
@@ -62,6 +66,7 @@ class RedisWeightRegistry(RegistryReader):
             url, namespace=namespace, max_blob_bytes=max_blob_bytes, signing_key=signing_key, setting=setting
         )
         self._keep_versions = keep_versions
+        self._told_too_large = False
         self._publish = self._control.register_script(PUBLISH)
         self._decide = self._control.register_script(DECIDE)
 
@@ -82,7 +87,8 @@ class RedisWeightRegistry(RegistryReader):
             DecisionRefusedError: another candidate is being tried, the content is quarantined, or the
                 state is neither `candidate` nor `stable`.
         """
-        self._check_publishable(manifest, blob, training_state)
+        self._check_publishable(manifest, blob)
+        training_state = self._if_fitting(training_state)
         if self._signing_key is not None:
             manifest = manifest.signed(self._signing_key)
         token = uuid.uuid4().hex
@@ -122,21 +128,33 @@ class RedisWeightRegistry(RegistryReader):
         if answer.outcome != DONE:
             raise refused_decision(decision, answer, self._address)
 
-    def _check_publishable(self, manifest: Manifest, blob: bytes, training_state: bytes | None) -> None:
+    def _if_fitting(self, training_state: bytes | None) -> bytes | None:
+        """A version without one can still be served; only a new aligner misses it."""
+        if training_state is None or len(training_state) <= self._max_blob_bytes:
+            return training_state
+        if not self._told_too_large:
+            self._told_too_large = True
+            logger.warning(
+                "training states of %d bytes are not stored, registry.max_blob_mb allows %d: after a restart "
+                "training goes on with fresh moments",
+                len(training_state),
+                self._max_blob_bytes,
+            )
+        return None
+
+    def _check_publishable(self, manifest: Manifest, blob: bytes) -> None:
         manifest.verify(blob, None)
         Manifest.from_json(manifest.to_json())  # what can't be read back must not be published
         if manifest.state not in ("candidate", "stable"):
             raise DecisionRefusedError(
                 f"version {manifest.version} is marked {manifest.state}: publish it as candidate or stable"
             )
-        sizes = {"blob": len(blob), "training state": len(training_state or b"")}
-        for what, size in sizes.items():
-            if size > self._max_blob_bytes:
-                raise RegistryError(
-                    f"version {manifest.version}: its {what} has {size} bytes, more than "
-                    f"registry.max_blob_mb allows ({self._max_blob_bytes} bytes): raise it or publish a "
-                    "smaller adapter"
-                )
+        if len(blob) > self._max_blob_bytes:
+            raise RegistryError(
+                f"version {manifest.version}: its blob has {len(blob)} bytes, more than "
+                f"registry.max_blob_mb allows ({self._max_blob_bytes} bytes): raise it or publish a "
+                "smaller adapter"
+            )
         if len(manifest.to_json().encode()) > MAX_MANIFEST_BYTES:
             raise WireError(
                 f"version {manifest.version}: its manifest is larger than {MAX_MANIFEST_BYTES} bytes"

@@ -108,8 +108,6 @@ def test_sizes_are_checked_before_anything_is_read(
             small.fetch(1)
         with pytest.raises(RegistryError, match=r"blob has 260 bytes, more than registry\.max_blob_mb"):
             publish(small, 2)
-        with pytest.raises(RegistryError, match="training state has 101 bytes"):
-            small.publish(manifest_of(2, b"tiny"), b"tiny", bytes(101))
         registry.publish(manifest_of(2, b"tiny"), b"tiny", bytes(101))
         with pytest.raises(WireError, match="training state has 101 bytes, at most 100"):
             small.fetch_training_state(2)
@@ -119,6 +117,18 @@ def test_sizes_are_checked_before_anything_is_read(
     endless = manifest_of(3, b"tiny").model_copy(update={"metrics": {"x" * (2 << 20): 1.0}})
     with pytest.raises(WireError, match="manifest is larger than"):
         registry.publish(endless, b"tiny")
+
+
+def test_versions_go_without_a_training_state_that_is_too_large(
+    redis_server: EmbeddedValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(RedisWeightRegistry(redis_server.url, namespace="test", max_blob_bytes=100)) as small:
+        for version, size in ((1, 100), (2, 101), (3, 102)):
+            small.publish(manifest_of(version, b"tiny"), b"tiny", bytes(size))
+        assert [len(small.fetch_training_state(version) or b"") for version in (1, 2, 3)] == [100, 0, 0]
+        assert small.fetch(3).blob == b"tiny"
+    assert caplog.text.count("training states of 101 bytes are not stored") == 1
+    assert "102" not in caplog.text
 
 
 def test_manifests_that_lie_are_not_published(registry: RedisWeightRegistry) -> None:
