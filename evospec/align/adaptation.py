@@ -16,6 +16,11 @@ from evospec.models.drafter import Drafter
 class Adaptation(Protocol):
     """The trained part of a drafter whose own weights are frozen."""
 
+    @property
+    def exports_all(self) -> bool:
+        """Whether an exported adapter holds all that was learned, not only what of it some rank holds."""
+        ...
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """What an optimiser moves, by the name of the exported tensor, in an order that never changes."""
         ...
@@ -40,7 +45,7 @@ class Adaptation(Protocol):
 def adaptation_of(config: AlignmentConfig, drafter: Drafter) -> Adaptation:
     """`drafter` is the frozen base, float32."""
     if config.method == "full-parameter":
-        return FullParameters(drafter)
+        return FullParameters(drafter, config.publish_rank, norms=not config.adapters)
     return Lora(drafter, lora_shape(config), config.seed)
 
 

@@ -108,6 +108,10 @@ class Lora:
         }
         self.reset()
 
+    @property
+    def exports_all(self) -> bool:
+        return True
+
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """By the name of the exported tensor, in an order that never changes."""
         parameters: dict[str, nn.Parameter] = {}

@@ -41,8 +41,10 @@ class Optimiser:
         return clip_grad_norm_(self._parameters.values(), self._config.max_grad_norm).item()
 
     def step(self) -> None:
+        """Gradients are let go of: between two steps of one, others of a bank make theirs."""
         self._adamw.param_groups[0]["lr"] = self.rate
         self._adamw.step()
+        self.clear()
 
     def moments(self) -> dict[str, Moments]:
         return read_moments(self._adamw, self._parameters)

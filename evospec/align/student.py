@@ -62,6 +62,12 @@ class Student:
         self._adaptation = adaptation_of(config, drafter)
         self._parameters = self._adaptation.named_parameters()
         self._optimiser = Optimiser(config, self._parameters)
+        self._learned: Deltas | None = None  # as long as the weights are those
+
+    @property
+    def carried_whole(self) -> bool:
+        """Whether a version that carries what it has learned carries all of it."""
+        return self._adaptation.exports_all
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -81,6 +87,7 @@ class Student:
         if applied:
             self._adaptation.pull(self._optimiser.rate * self._config.weight_decay)
             self._optimiser.step()
+            self._learned = None
             self.ahead = self.moved = True
         return TrainingStep(
             loss=value,
@@ -92,8 +99,10 @@ class Student:
         )
 
     def learned(self) -> Deltas:
-        """What a version made now carries of the weights as they are."""
-        return self._adaptation.export(0).scaled(self._config.blend).general
+        """What a version made now carries of the weights as they are, and the gate judges."""
+        if self._learned is None:
+            self._learned = self._adaptation.export(0).scaled(self._config.blend).general
+        return self._learned
 
     def judged(self, *, better: bool) -> None:
         """What it has learned was compared with what is published."""
@@ -112,6 +121,7 @@ class Student:
         """
         self._adaptation.load(published.scaled(1 / self._config.blend))
         self._optimiser = Optimiser(self._config, self._parameters)
+        self._learned = None
         self.carried()
 
     def weights(self) -> dict[str, Tensor]:
@@ -122,10 +132,15 @@ class Student:
         return self._optimiser.moments()
 
     @torch.no_grad()
-    def resume(self, moments: Mapping[str, Moments], weights: Mapping[str, Tensor]) -> None:
-        """Goes on with what another one remembered, and with its weights where no version carries them."""
+    def resume(
+        self, moments: Mapping[str, Moments], weights: Mapping[str, Tensor], *, carried: bool = False
+    ) -> None:
+        """Goes on with what another one remembered, and with its weights where no version carries them or,
+        where what it has learned is `carried`, only a cut of them."""
         self._optimiser.resume(moments)
         for name, weight in weights.items():
             parameter: nn.Parameter = self._parameters[name]
             parameter.copy_(weight)
-            self.ahead = self.moved = True
+        if weights:
+            self._learned = None
+            self.ahead = self.moved = not carried

@@ -119,16 +119,23 @@ class Students:
         return [student.cadence.credit for student in self._all] if self._config.adapters else []
 
     def unpublished(self, carried: Collection[Student]) -> dict[str, Tensor]:
-        """Weights by name of students whose learning a version does not carry."""
-        if not self._config.adapters:
-            return {}
-        left = [student for student in self._all if student.ahead and student not in carried]
+        """Weights by name of students whose learning a version does not carry, or only a cut of it."""
+        left = [one for one in self._all if not one.carried_whole or self._is_left(one, carried)]
         return {name: one for each in left for name, one in _named(each, each.weights()).items()}
+
+    def cut(self, carried: Collection[Student]) -> list[int]:
+        """Of which of them, by kind, a version carries a cut."""
+        return [
+            place
+            for place, one in enumerate(self._all)
+            if not one.carried_whole and not self._is_left(one, carried)
+        ]
 
     def resume(self, state: TrainingState) -> None:
         """Goes on as the students whose state, checked, this is."""
-        for student in self._all:
-            student.resume(_own(student, state.moments), _own(student, state.weights))
+        for place, student in enumerate(self._all):
+            moments, weights = _own(student, state.moments), _own(student, state.weights)
+            student.resume(moments, weights, carried=place in state.cut)
         for student, credit in zip(self._all, state.credits, strict=False):
             student.cadence.resume(credit)
 
@@ -174,6 +181,10 @@ class Students:
         for _ in range(sum(self._replay.sides(kind))):
             student.cadence.admitted()
         self._all.append(student)
+
+    def _is_left(self, student: Student, carried: Collection[Student]) -> bool:
+        """Whether a version leaves out what it has learned; one for all traffic it always carries."""
+        return bool(self._config.adapters) and student.ahead and student not in carried
 
     def _is_ready(self, student: Student) -> bool:
         training, held_out = self._replay.sides(student.kind)

@@ -213,15 +213,16 @@ class AlignmentTrainer:
 
     def training_state(self, version: int) -> TrainingState:
         """What another trainer needs beside the adapter of `version` to go on from it as this one does."""
-        counts = self.counts
+        counts, carried = self.counts, () if self._candidate is None else self._carried
         return TrainingState(
             version,
             counts.steps,
             counts.skipped_steps,
             self.replay.summary(),
             self._students.moments,
-            self._students.unpublished(() if self._candidate is None else self._carried),
+            self._students.unpublished(carried),
             self._students.credits,
+            self._students.cut(carried),
         )
 
     def resume(self, blob: bytes) -> None:

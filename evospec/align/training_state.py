@@ -62,6 +62,7 @@ class _Header(Record):
     replay: ReplaySummary
     updates: dict[str, int]
     credits: list[float] = Field(default_factory=list)
+    cut: list[int] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,8 @@ class TrainingState:
         moments: of each trained parameter, by name; there are none before the first step.
         weights: parameters, by name, that are not what the version carries.
         credits: steps that traces have paid for and that were not made yet, by kind of traffic.
+        cut: kinds whose weights are here because the version carries only a cut of them, though of all that
+            they have learned; 0 is also where all traffic is of one.
     """
 
     version: int
@@ -81,6 +84,7 @@ class TrainingState:
     moments: dict[str, Moments]
     weights: dict[str, Tensor] = field(default_factory=dict)
     credits: list[float] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         """Safetensors: two or three tensors a parameter, and a JSON document in the metadata."""
@@ -92,6 +96,7 @@ class TrainingState:
             replay=self.replay,
             updates={name: moments.updates for name, moments in self.moments.items()},
             credits=self.credits,
+            cut=self.cut,
         )
         tensors = {name + _MEAN: moments.mean.contiguous() for name, moments in self.moments.items()}
         tensors |= {name + _SQUARE: moments.square.contiguous() for name, moments in self.moments.items()}
@@ -141,6 +146,7 @@ class TrainingState:
             moments,
             weights,
             header.credits,
+            header.cut,
         )
 
 

@@ -36,8 +36,14 @@ class AlignmentConfig(Section):
     )
     method: Literal["lora", "full-parameter"] = Field(
         "lora",
-        description="What is trained: low-rank deltas, or all of the drafter's parameters, which takes far "
-        "more memory and traffic and is there to compare with.",
+        description="What is trained: low-rank deltas, or all of the drafter's parameters, which learns more "
+        "and takes several times the memory.",
+    )
+    publish_rank: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Of `full-parameter`: rank to which versions cut what linear layers learned; 0: none.",
     )
     rank: int = Field(64, ge=1, le=256, description="LoRA rank.")
     alpha: float = Field(
@@ -159,10 +165,23 @@ class AlignmentConfig(Section):
 
     @model_validator(mode="after")
     def _kinds_have_linear_layers_only(self) -> AlignmentConfig:
-        if self.adapters and (self.method == "full-parameter" or self.norms):
-            other = "norms: true" if self.norms else "method: full-parameter"
+        if self.adapters and self.norms:
             raise ValueError(
-                f"adapters: {self.adapters} shares all but LoRA matrices among kinds of traffic, {other} "
+                f"adapters: {self.adapters} shares all but linear layers among kinds of traffic, norms: true "
                 "trains more than these: set one of both back"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_weights_are_cut_for_kinds(self) -> AlignmentConfig:
+        if self.method == "lora" and self.publish_rank:
+            raise ValueError(
+                f"publish_rank: {self.publish_rank} cuts what method: full-parameter learns, lora publishes "
+                "its own rank: set one of both back"
+            )
+        if self.method == "full-parameter" and self.adapters and not self.publish_rank:
+            raise ValueError(
+                f"adapters: {self.adapters} publishes low-rank deltas, method: full-parameter whole ones: "
+                "set publish_rank to 128, or adapters to 0"
             )
         return self

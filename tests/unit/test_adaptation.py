@@ -21,6 +21,8 @@ WAYS: list[dict[str, object]] = [
     *({"targets": targets, "norms": norms} for targets in get_args(LoraTargets) for norms in (False, True)),
     {"scaling": "rslora"},
     {"method": "full-parameter"},
+    {"method": "full-parameter", "publish_rank": 64},  # as much as any layer here has
+    {"method": "full-parameter", "publish_rank": 64, "adapters": 2},
 ]
 
 
@@ -95,6 +97,8 @@ def test_what_is_trained_is_what_the_targets_say() -> None:
     assert names(targets="layer") == mlp | attention
     assert names(targets="all", norms=True) == mlp | attention | {"fc"} | norms
     assert names(method="full-parameter") == mlp | attention | {"fc"} | norms
+    assert names(method="full-parameter", publish_rank=4) == mlp | attention | {"fc"} | norms
+    assert names(method="full-parameter", publish_rank=4, adapters=2) == mlp | attention | {"fc"}
 
 
 def test_a_step_in_the_fusion_is_as_large_for_loud_features_as_for_others() -> None:
@@ -107,16 +111,63 @@ def test_a_step_in_the_fusion_is_as_large_for_loud_features_as_for_others() -> N
     assert change.max() < 3 * change.min()
 
 
-def test_adapters_of_the_other_kind_are_refused_and_change_nothing() -> None:
+def test_adapters_with_what_is_not_trained_are_refused_and_change_nothing() -> None:
     drafter = tiny_drafter()
-    full = adaptation_of(tiny_config(method="full-parameter"), drafter)
-    lora = adaptation_of(tiny_config(), drafter)
-    with pytest.raises(WireError, match="is low-rank, this aligner trains all parameters"):
-        full.load(moved(adaptation_of(tiny_config(), drafter)).export(2))
-    with pytest.raises(WireError, match="which this aligner does not train"):
-        lora.load(moved(adaptation_of(tiny_config(method="full-parameter"), drafter)).export(2))
-    for adaptation in (full, lora):
+    layers = {"method": "full-parameter", "publish_rank": 4, "adapters": 2}
+    whole = moved(adaptation_of(tiny_config(method="full-parameter"), drafter)).export(2)
+    for adaptation in (adaptation_of(tiny_config(), drafter), adaptation_of(tiny_config(**layers), drafter)):
+        with pytest.raises(WireError, match=r"adapts .*, which this aligner does not train"):
+            adaptation.load(whole)
         assert away(drafter, adaptation.merged()) < 1e-3
+
+
+@pytest.mark.parametrize("publish_rank", [0, 2])
+def test_whole_weights_go_on_from_deltas_of_any_rank(publish_rank: int) -> None:
+    drafter = uneven_drafter()
+    lora = moved(adaptation_of(tiny_config(norms=True), drafter))
+    config = tiny_config(method="full-parameter", publish_rank=publish_rank)
+    full = moved(adaptation_of(config, drafter))
+    full.load(lora.export(2))
+    expected = lora.merged()
+    for name, weight in full.merged().items():
+        torch.testing.assert_close(weight, expected[name])
+
+
+def units_lost(drafter: Drafter, merged: dict[str, Tensor], exported: AdapterWeights) -> float:
+    """Of the fusion's delta, counted in units of its columns."""
+    delta = merged["fc.weight"] - drafter.fc.weight
+    return ((delta - exported.general.deltas()["fc.weight"]) / column_scale(drafter.fc.weight)).norm().item()
+
+
+def test_a_cut_version_has_the_rank_and_little_is_nearer_to_what_was_learned() -> None:
+    drafter = uneven_drafter()
+    adaptation = moved(adaptation_of(tiny_config(method="full-parameter", publish_rank=3), drafter))
+    merged, exported = adaptation.merged(), adaptation.export(4)
+    for name in exported.general.linear_names():
+        assert exported.tensors[f"{name}.lora_a"].shape[0] == exported.tensors[f"{name}.lora_b"].shape[1] == 3
+        if name == "fc":
+            continue
+        delta = merged[f"{name}.weight"] - drafter.get_parameter(f"{name}.weight")
+        lost = (delta - exported.general.deltas()[f"{name}.weight"]).norm().item()
+        assert 0 < lost <= 1.02 * torch.linalg.svdvals(delta)[3:].norm().item()
+    assert {name for name, delta in exported.general.whole_deltas().items() if delta.any()} == {
+        name for name in merged if drafter.get_parameter(name).dim() == 1
+    }
+    delta = (merged["fc.weight"] - drafter.fc.weight) / column_scale(drafter.fc.weight)
+    least = torch.linalg.svdvals(delta)[3:].norm().item()
+    assert 0 < units_lost(drafter, merged, exported) <= 1.02 * least
+    assert all(torch.equal(weight, merged[name]) for name, weight in adaptation.merged().items())
+
+
+def test_a_cut_version_that_was_loaded_is_what_is_cut_again() -> None:
+    drafter = uneven_drafter()
+    config = tiny_config(method="full-parameter", publish_rank=3)
+    published = moved(adaptation_of(config, drafter)).export(4)
+    other = adaptation_of(config, drafter)
+    other.load(published)
+    again = other.export(5).general.deltas()
+    for name, delta in published.general.deltas().items():
+        torch.testing.assert_close(again[name], delta, rtol=1e-4, atol=1e-6)
 
 
 def test_whole_deltas_that_do_not_fit_are_refused() -> None:

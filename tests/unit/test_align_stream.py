@@ -55,6 +55,11 @@ def test_options_are_those_of_alignment() -> None:
     assert (arm.gated, arm.policy) == (False, "fr-spec:64")
     _, bank = parse_align_arms(["lora:adapters=4"], "full")
     assert bank.config.adapters == 4
+    written = "full-parameter:positions=all:adapters=4:publish_rank=128:blend=1"
+    _, whole = parse_align_arms([written], "full")
+    assert (whole.config.adapters, whole.config.publish_rank, whole.config.positions) == (4, 128, "all")
+    with pytest.raises(ArmError, match="adapters: 4 publishes low-rank deltas, method: full-parameter whole"):
+        parse_align_arms([written.replace(":publish_rank=128", "")], "full")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +72,7 @@ def test_options_are_those_of_alignment() -> None:
         ("lora:ranks=4", "ranks: Extra inputs"),
         ("lora:update_every=0", "update_every is 0"),
         ("lora:gated=perhaps", "option: "),
-        ("lora:adapters=4:norms=true", "adapters: 4 shares all but LoRA matrices"),
+        ("lora:adapters=4:norms=true", "adapters: 4 shares all but linear layers"),
         ("lora:positions=wrong:position_weights=reach", "set position_weights to decay"),
     ],
 )
@@ -235,8 +240,11 @@ def test_a_stream_adapts_drafters_and_is_reported(settings: AlignStreamSettings,
     assert "law (return)" in report
 
 
-def test_an_adapter_for_each_kind_of_traffic_is_an_arm(settings: AlignStreamSettings, tmp_path: Path) -> None:
-    arm = "lora:adapters=2:gated=no" + SMALL
+@pytest.mark.parametrize("way", ["lora", "full-parameter:publish_rank=4:positions=all:blend=0.5"])
+def test_an_adapter_for_each_kind_of_traffic_is_an_arm(
+    way: str, settings: AlignStreamSettings, tmp_path: Path
+) -> None:
+    arm = f"{way}:adapters=2:gated=no{SMALL}"
     results = run_align_stream(replace(settings, arms=(arm,)), tmp_path)
     assert results.alignment is not None
     assert results.alignment.failures == ()

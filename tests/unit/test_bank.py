@@ -162,3 +162,13 @@ def test_kinds_share_all_but_linear_layers(other: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match="adapters: 2"):
         AlignmentConfig.model_validate({"adapters": 2, **other})
     assert AlignmentConfig.model_validate(other).adapters == 0
+
+
+def test_whole_weights_are_trained_for_kinds_where_versions_cut_them() -> None:
+    cut = {"method": "full-parameter", "publish_rank": 128}
+    assert AlignmentConfig.model_validate({"adapters": 2, **cut}).publish_rank == 128
+    assert AlignmentConfig.model_validate(cut).adapters == 0
+    with pytest.raises(ValidationError, match="publish_rank: 128 cuts what method: full-parameter learns"):
+        AlignmentConfig.model_validate({"publish_rank": 128})
+    with pytest.raises(ValidationError, match="adapters: 2 shares all but linear layers"):
+        AlignmentConfig.model_validate({"adapters": 2, "norms": True, **cut})

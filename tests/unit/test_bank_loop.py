@@ -20,8 +20,11 @@ from tests.tiny import tiny_folders
 KINDS = 3
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+WAYS: tuple[dict[str, object], ...] = ({}, {"method": "full-parameter", "publish_rank": 4})
+
+
+@pytest.fixture(scope="module", params=WAYS, ids=str)
+def config(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Config:
     root: Path = tmp_path_factory.mktemp("tiny")
     folders = tiny_folders(root)
     return Config.model_validate(
@@ -40,6 +43,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
                 "min_traces": 4,
                 "learning_rate": 3e-3,
                 "adapters": KINDS,
+                **request.param,
             },
         }
     )

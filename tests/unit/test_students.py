@@ -240,6 +240,35 @@ def test_with_its_training_state_another_trainer_goes_on_bit_for_bit(blend: floa
     assert resumed.gate() == first.gate()
 
 
+CUT: dict[str, object] = {"method": "full-parameter", "publish_rank": 2}
+
+
+def test_kinds_trained_whole_publish_a_cut_and_go_on_bit_for_bit_from_more_than_that() -> None:
+    first, resumed, restored = (feed(banked(adapters=3, blend=0.5, **CUT), kinds=3) for _ in range(3))
+    for _ in range(12):
+        first.step()
+    passing = GateReport(Acceptance(1.0, 1.0), Acceptance(2.0, 2.0), 5)
+    adapter = first.candidate(7, GateReport.over({0: passing, 2: passing}, 0.0))
+    blob, state = adapter.to_bytes(), first.training_state(7)
+    assert state.cut == [0, 2]
+    assert len(state.weights) == len(state.moments) == 3 * 8  # linear layers, and of all kinds
+    first.accept()
+    received = AdapterWeights.from_bytes(blob, 7, first.drafter)
+    ranks = [{min(one.shape) for one in deltas.tensors.values()} for deltas in bank_of(received).adapters]
+    assert ranks == [{2}, set(), {2}]
+    for trainer in (resumed, restored):
+        trainer.restore(received)
+    resumed.resume(state.to_bytes())
+    assert resumed.gate() == (report := first.gate())
+    assert report.kinds.keys() == {1}  # the others have learned nothing that was not published
+    for _ in range(6):
+        expected = first.step()
+        assert replace(resumed.step(), seconds=0) == replace(expected, seconds=0)
+        assert all(same(*each) for each in zip(learned(resumed), learned(first), strict=True))
+        restored.step()
+    assert not same(learned(restored)[0], learned(first)[0])
+
+
 def test_a_revoked_version_is_left_by_all_students() -> None:
     trainer = feed(banked())
     for _ in range(10):

@@ -152,16 +152,19 @@ def test_restore_continues_from_a_published_version() -> None:
     assert second.step().applied
 
 
-@pytest.mark.parametrize("blend", [1.0, 0.5])
-def test_with_its_training_state_another_trainer_goes_on_bit_for_bit(blend: float) -> None:
+CUT: dict[str, object] = {"method": "full-parameter", "publish_rank": 2}
+
+
+@pytest.mark.parametrize("method", [{"blend": 1.0}, {"blend": 0.5}, {"blend": 0.5, **CUT}], ids=str)
+def test_with_its_training_state_another_trainer_goes_on_bit_for_bit(method: dict[str, object]) -> None:
     """All but the traces comes from the registry; with the same traces, the same step is made next."""
-    first = fed(tiny_trainer(blend=blend))
+    first = fed(tiny_trainer(**method))
     for _ in range(6):
         first.step()
     blob, state = first.candidate(7).to_bytes(), first.training_state(7).to_bytes()
     ways = {}
     for way in ("resumed", "restored"):
-        trainer = fed(tiny_trainer(blend=blend))
+        trainer = fed(tiny_trainer(**method))
         for _ in range(3):
             trainer.step()
         trainer.restore(AdapterWeights.from_bytes(blob, 7, trainer.drafter))
@@ -352,6 +355,46 @@ def test_versions_carry_a_share_of_what_was_learned() -> None:
     again.restore(half.candidate(1))
     assert same(merge_adapter(drafter, again.candidate(1)), part)
     assert again.gate().candidate.expected == pytest.approx(half.gate().candidate.expected)
+
+
+def test_what_is_judged_of_whole_weights_is_the_cut_that_versions_carry() -> None:
+    whole = fed(tiny_trainer(**{**CUT, "publish_rank": 0}))
+    cut = fed(tiny_trainer(**CUT))
+    assert [cut.step().loss for _ in range(40)] == [whole.step().loss for _ in range(40)]
+    published, report = cut.candidate(1), cut.gate()
+    ranks = {tensor.shape[0] for name, tensor in published.tensors.items() if name.endswith("lora_a")}
+    assert ranks == {2}
+    assert 1.1 < report.candidate.expected < 0.98 * whole.gate().candidate.expected
+    # It is what another one judges who has nothing but that version.
+    other = fed(tiny_trainer(**CUT))
+    other.restore(published)
+    found = other.gate()
+    assert found.current == report.candidate
+    assert found.gain == pytest.approx(0.0, abs=1e-4)
+    # And training goes on from all that was learned, not from the cut.
+    cut.accept()
+    later = cut.gate()
+    assert later.current == later.candidate
+    whole.gate()  # which draws from the same traces
+    continued = cut.step().loss
+    assert continued == whole.step().loss
+    assert other.step().loss > 1.1 * continued
+
+
+def test_after_a_rollback_whole_weights_are_what_the_version_carries() -> None:
+    trainer = fed(tiny_trainer(**CUT))
+    for _ in range(5):
+        trainer.step()
+    first = trainer.candidate(1)
+    for _ in range(20):
+        trainer.step()
+    before = merge_adapter(tiny_drafter(), first)
+    assert not same(merge_adapter(tiny_drafter(), trainer.candidate(2)), before)
+    trainer.restore(first)
+    for name, weight in merge_adapter(tiny_drafter(), trainer.candidate(3)).items():
+        torch.testing.assert_close(weight, before[name], rtol=1e-4, atol=1e-6)
+    trainer.restore(AdapterWeights(0, {}))
+    assert not any(delta.any() for delta in trainer.candidate(4).general.deltas().values())
 
 
 def test_first_steps_are_small() -> None:

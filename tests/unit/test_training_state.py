@@ -52,6 +52,7 @@ def states(draw: st.DrawFn) -> TrainingState:
         skipped_steps=draw(COUNT),
         replay=summary,
         moments={name: draw(random_moments(shape)) for name, shape in SHAPES.items()} if stepped else {},
+        cut=draw(st.lists(st.integers(0, 63), max_size=3)),
     )
 
 
