@@ -119,6 +119,7 @@ def test_sizes_are_checked_before_anything_is_read(
         registry.publish(endless, b"tiny")
 
 
+@pytest.mark.usefixtures("raw")
 def test_versions_go_without_a_training_state_that_is_too_large(
     redis_server: EmbeddedValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
