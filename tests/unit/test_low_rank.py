@@ -10,7 +10,7 @@ from torch import Tensor
 
 from evospec.align.low_rank import LowRank, nearest_of_rank
 
-SIZES = st.integers(1, 90)
+SIZES = st.integers(1, 160)  # looks at all directions of some, and at a part of those of others
 
 
 def random_matrix(seed: int, rows: int, columns: int, decay: float = 0.0) -> Tensor:
@@ -41,7 +41,7 @@ def test_no_matrix_of_that_rank_is_much_nearer(
     assert (found.b.shape, found.a.shape) == ((rows, kept), (kept, columns))
     rounding = 1e-5 * matrix.norm().item()
     assert least_error(matrix, kept) - rounding <= error(matrix, found)
-    assert error(matrix, found) <= 1.03 * least_error(matrix, kept) + rounding
+    assert error(matrix, found) <= 1.02 * least_error(matrix, kept) + rounding
 
 
 @given(seed=st.integers(0, 2**32), rows=SIZES, columns=SIZES, rank=st.integers(1, 20))
@@ -50,13 +50,13 @@ def test_what_has_that_rank_stays_as_it_is(seed: int, rows: int, columns: int, r
     assert error(matrix, nearest_of_rank(matrix, rank)) <= 1e-5 * matrix.norm().item()
 
 
-@pytest.mark.parametrize("shape", [(3, 4), (100, 120), (120, 100), (1, 90)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4), (150, 180), (180, 150), (1, 90)], ids=str)
 def test_nothing_stays_nothing(shape: tuple[int, int]) -> None:
     found = nearest_of_rank(torch.zeros(shape), 2)
     assert torch.equal(found.b @ found.a, torch.zeros(shape))
 
 
-@pytest.mark.parametrize("shape", [(40, 50), (100, 120), (120, 100)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 50), (150, 180), (180, 150)], ids=str)
 def test_equal_matrices_are_cut_alike_and_nobody_elses_randomness_moves(shape: tuple[int, int]) -> None:
     matrix = random_matrix(5, *shape)
     state = torch.get_rng_state()
@@ -69,7 +69,7 @@ def test_equal_matrices_are_cut_alike_and_nobody_elses_randomness_moves(shape: t
 
 
 def test_large_and_small_numbers_are_cut_alike() -> None:
-    matrix = random_matrix(6, 100, 120)
+    matrix = random_matrix(6, 150, 180)
     for size in (1e-12, 1e12):
         found = nearest_of_rank(matrix * size, 8)
-        assert error(matrix * size, found) <= 1.03 * size * least_error(matrix, 8)
+        assert error(matrix * size, found) <= 1.02 * size * least_error(matrix, 8)
