@@ -41,6 +41,14 @@ class ReplayCounts:
     discarded: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A cluster without a number, and how many of its traces are kept."""
+
+    place: int
+    traces: int
+
+
 class ReplaySummary(Record):
     """What a buffer went through, without the traces: its successor counts and draws on from there."""
 
@@ -73,8 +81,9 @@ class ReplayBuffer:
         self._rng = np.random.default_rng(seed)
         self._holdout = holdout
         held_out_bytes = int(capacity_bytes * holdout)
-        self._training = ReplayStore(capacity_bytes - held_out_bytes, self._rng)
-        self._held_out = ReplayStore(held_out_bytes, self._rng)
+        place = self._clusters.place
+        self._training = ReplayStore(capacity_bytes - held_out_bytes, self._rng, place)
+        self._held_out = ReplayStore(held_out_bytes, self._rng, place)
         self.counts = ReplayCounts()
 
     @property
@@ -104,13 +113,13 @@ class ReplayBuffer:
         if is_degenerate(trace.token_ids[1:][trace.generated]):
             self.counts.degenerate += 1
             return Admission.DEGENERATE
-        cluster = self._clusters.assign(trace)
+        self._clusters.learn(trace)
         if self._draw_held_out():
             self.counts.held_out += 1
-            self.counts.evicted += self._held_out.add(trace, cluster)
+            self.counts.evicted += self._held_out.add(trace)
             return Admission.HELD_OUT
         self.counts.training += 1
-        self.counts.evicted += self._training.add(trace, cluster)
+        self.counts.evicted += self._training.add(trace)
         return Admission.TRAINING
 
     def sides(self, kind: int | None = None) -> tuple[int, int]:
@@ -125,19 +134,21 @@ class ReplayBuffer:
         """Up to `count` distinct held-out traces, of one kind or all, each equally likely."""
         return self._drawn(self._of_kind(self._held_out, kind), count)
 
-    def number_kind(self, fewest: int) -> int | None:
-        """Makes the cluster with most traces here that has no number yet a kind; returns its number.
-
-        None: no such cluster has `fewest` traces, with some on both sides.
-        """
+    def waiting(self, fewest: int, share: float) -> Waiting | None:
+        """Of clusters without a number the one with most traces here; None: no such cluster has `fewest`
+        traces, with some on both sides, and such a share of the requests."""
         clusters = self._clusters
-        waiting = clusters.unnumbered(fewest)
-        if not waiting:
+        places = clusters.unnumbered(share)
+        if not places:
             return None
         sides = [clusters.places_of(store.traces()).tolist() for store in (self._training, self._held_out)]
-        held = {place: [side.count(place) for side in sides] for place in waiting}
-        ripe = [place for place, counts in held.items() if min(counts) > 0 and sum(counts) >= fewest]
-        return clusters.number(max(ripe, key=lambda place: sum(held[place]))) if ripe else None
+        held = {place: [side.count(place) for side in sides] for place in places}
+        ripe = [
+            Waiting(place, sum(counts))
+            for place, counts in held.items()
+            if min(counts) > 0 and sum(counts) >= fewest
+        ]
+        return max(ripe, key=lambda one: one.traces, default=None)
 
     def discard(self, traces: Collection[Trace]) -> None:
         """Removes traces that turned out to be harmful."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 
@@ -73,12 +73,13 @@ class ReplayStore:
 
     A pure reservoir of a long stream hardly takes anything new, and a pure queue
     forgets a topic as soon as another fills it. So RECENT_SHARE of the bytes is a
-    queue, and what falls out of it is offered to the reservoir of its cluster. Reservoirs share
-    the rest in equal parts: a kind of traffic keeps its part however much of others comes.
+    queue, and what falls out of it is offered to the reservoir of its cluster, as clusters are by then.
+    Reservoirs share the rest in equal parts: a kind of traffic keeps its part however much of others comes.
     """
 
     __slots__ = (
         "_capacity",
+        "_place",
         "_recent",
         "_recent_bytes",
         "_recent_capacity",
@@ -86,9 +87,11 @@ class ReplayStore:
         "_rng",
     )
 
-    def __init__(self, capacity: int, rng: np.random.Generator) -> None:
+    def __init__(self, capacity: int, rng: np.random.Generator, place: Callable[[Trace], int]) -> None:
+        """`place` tells a trace's cluster."""
         self._rng = rng
-        self._recent: deque[tuple[Trace, int]] = deque()
+        self._place = place
+        self._recent: deque[Trace] = deque()
         self._recent_bytes = 0
         self._recent_capacity = int(capacity * RECENT_SHARE)
         self._capacity = capacity - self._recent_capacity
@@ -101,27 +104,28 @@ class ReplayStore:
     def __len__(self) -> int:
         return len(self._recent) + sum(len(reservoir.traces()) for reservoir in self._reservoirs.values())
 
-    def add(self, trace: Trace, cluster: int = 0) -> int:
+    def add(self, trace: Trace) -> int:
         """Returns how many traces left for it."""
-        self._recent.append((trace, cluster))
+        self._recent.append(trace)
         self._recent_bytes += stored_bytes(trace)
         evicted = 0
         while self._recent_bytes > self._recent_capacity:
-            oldest, its_cluster = self._recent.popleft()
+            oldest = self._recent.popleft()
             self._recent_bytes -= stored_bytes(oldest)
-            evicted += self._open(its_cluster)
-            evicted += self._reservoirs[its_cluster].offer(oldest, self._rng.random())
+            cluster = self._place(oldest)
+            evicted += self._open(cluster)
+            evicted += self._reservoirs[cluster].offer(oldest, self._rng.random())
         return evicted
 
     def traces(self) -> list[Trace]:
         kept = [trace for reservoir in self._reservoirs.values() for trace in reservoir.traces()]
-        return [*kept, *(trace for trace, _ in self._recent)]
+        return [*kept, *self._recent]
 
     def remove(self, identities: Collection[int]) -> int:
-        kept = [entry for entry in self._recent if id(entry[0]) not in identities]
+        kept = [trace for trace in self._recent if id(trace) not in identities]
         removed = len(self._recent) - len(kept)
         self._recent = deque(kept)
-        self._recent_bytes = sum(stored_bytes(trace) for trace, _ in kept)
+        self._recent_bytes = sum(map(stored_bytes, kept))
         return removed + sum(reservoir.remove(identities) for reservoir in self._reservoirs.values())
 
     def _open(self, cluster: int) -> int:

@@ -165,22 +165,25 @@ class Students:
         return self._all[kind] if 0 <= kind < len(self._all) else None
 
     def _enrol(self) -> None:
-        """Takes in a student for a kind that has enough traces now; these have paid for its first steps.
+        """Takes in a student for a kind that has enough traces now, and half of an equal share of the
+        requests; these have paid for its first steps.
 
-        Enough is half of an equal share as well: places are few, and parts of a kind that others are closest
-        to would take them up one by one.
+        Places are few: when all are taken, a cluster with half of an equal share of the clusters joins the
+        kind that is nearest to it.
         """
-        places = self._config.adapters
-        if len(self._all) >= places:
+        config, clusters = self._config, self._replay.clusters
+        vacant = len(self._all) < config.adapters
+        if not config.adapters or (clusters.full and not vacant):
             return
-        share = sum(self._replay.sides()) // (2 * places)
-        kind = self._replay.number_kind(max(self._config.min_traces, share))
-        if kind is None:
+        share = 1 / (2 * (config.adapters if vacant else config.replay_clusters))
+        found = self._replay.waiting(config.min_traces, share)
+        if found is None:
             return
-        student = Student(self._config, self._drafter, kind)
-        for _ in range(sum(self._replay.sides(kind))):
+        if vacant:
+            self._all.append(Student(config, self._drafter, clusters.number(found.place)))
+        student = self._all[-1 if vacant else clusters.join(found.place)]
+        for _ in range(found.traces):
             student.cadence.admitted()
-        self._all.append(student)
 
     def _is_left(self, student: Student, carried: Collection[Student]) -> bool:
         """Whether a version leaves out what it has learned; one for all traffic it always carries."""

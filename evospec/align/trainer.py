@@ -85,7 +85,7 @@ class AlignmentTrainer:
         self._current = AdapterWeights(0, {})
         self._candidate: AdapterWeights | None = None
         self._carried: Sequence[Student] = ()  # whose learning the candidate carries
-        clusters = max(config.replay_clusters, config.adapters)
+        clusters = max(config.replay_clusters, config.adapters + 1)
         self.replay = ReplayBuffer(int(config.replay_mb * 2**20), config.holdout, config.seed, clusters)
         self._students = Students(config, self._drafter, self.replay)
         self._examiner = Examiner(config, self._drafter, tables, core_ids, self.replay, gate_steps)

@@ -24,17 +24,24 @@ def random_deltas(drafter: Drafter, seed: int, size: float = 0.3) -> Deltas:
     return Deltas(tensors)
 
 
-def routes_to(centres: Tensor, least: float = -1.0) -> Routes:
-    """Routes that compare contexts with centres [kinds, dim] as they are."""
-    dim = centres.shape[1]
-    return Routes(centres, torch.zeros(dim), torch.ones(dim), least)
+def routes_to(centres: Tensor, least: float = -1.0, kinds: Sequence[int] | None = None) -> Routes:
+    """Routes that compare contexts with centres [centres, dim] as they are; one for each kind, or as told."""
+    count, dim = centres.shape
+    return Routes(
+        centres=centres,
+        kinds=torch.arange(count) if kinds is None else torch.tensor(kinds),
+        common=torch.zeros(dim),
+        spread=torch.ones(dim),
+        least=torch.full((count,), least),
+    )
 
 
-def random_bank(drafter: Drafter, kinds: int, seed: int = 0) -> Bank:
+def random_bank(drafter: Drafter, kinds: int, seed: int = 0, of: Sequence[int] | None = None) -> Bank:
+    """With a centre for each kind, or centres of these kinds."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(kinds, drafter.config.target_hidden, generator=generator)
+    centres = torch.randn(kinds if of is None else len(of), drafter.config.target_hidden, generator=generator)
     deltas = (random_deltas(drafter, seed + kind) for kind in range(kinds))
-    return Bank(routes_to(centres), tuple(deltas))
+    return Bank(routes_to(centres, kinds=of), tuple(deltas))
 
 
 def bank_of(centres: Sequence[Tensor], adapters: Sequence[Deltas], least: float = -1.0) -> Bank:

@@ -18,10 +18,11 @@ from evospec.config import AlignmentConfig
 from evospec.errors import WireError
 from evospec.models.adapter import AdapterWeights
 from evospec.models.adapter_slot import AdapterSlot
-from evospec.models.bank import MOST_KINDS, Bank
+from evospec.models.bank import Bank
 from evospec.models.deltas import Deltas
 from evospec.models.drafter import Drafter
-from evospec.models.routes import Routes, direction
+from evospec.models.route_table import RouteTable
+from evospec.models.routes import MOST_CENTRES, Routes, direction
 from tests.tiny import tiny_drafter, tiny_target
 from tests.unit.banks import random_bank, random_deltas, routes_to
 
@@ -34,7 +35,7 @@ def drafter() -> Drafter:
 
 
 def test_a_bank_travels_with_its_version(drafter: Drafter) -> None:
-    bank = random_bank(drafter, 3)
+    bank = random_bank(drafter, 3, of=(0, 2, 1, 0, 2))
     bank = replace(bank, adapters=(bank.adapters[0], Deltas({}), bank.adapters[2]))
     general = random_deltas(drafter, 9)
     sent = AdapterWeights(4, general.tensors, torch.arange(7, dtype=torch.int32), bank=bank)
@@ -45,7 +46,22 @@ def test_a_bank_travels_with_its_version(drafter: Drafter) -> None:
     assert received.bank is not None
     assert received.bank.kinds == 3
     assert received.bank.adapters[1].tensors == {}
-    assert received.bank.routes.least == bank.routes.least
+    assert received.bank.routes.kinds.tolist() == [0, 2, 1, 0, 2]
+    assert torch.equal(received.bank.routes.least, bank.routes.least)
+
+
+def test_versions_from_before_kinds_could_have_several_centres_are_read(drafter: Drafter) -> None:
+    bank = random_bank(drafter, 3)
+    tensors = AdapterWeights(4, {}, bank=bank).contents
+    del tensors["kinds.of"]
+    tensors["kinds.least"] = torch.tensor([0.3])
+    received = AdapterWeights.from_bytes(bytes(save(tensors)), 4, drafter).bank
+    assert received is not None
+    assert received.routes.kinds.tolist() == [0, 1, 2]
+    assert torch.equal(received.routes.least, torch.full((3,), 0.3))
+    contexts = torch.randn(20, drafter.config.target_hidden)
+    earlier = routes_to(bank.routes.centres, least=0.3)
+    assert torch.equal(received.routes.choose(contexts), earlier.choose(contexts))
 
 
 def test_a_version_without_a_bank_has_the_bytes_it_always_had(drafter: Drafter) -> None:
@@ -84,9 +100,17 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "other centres": (put("kinds.centres", torch.ones(2, 31)), "contexts of 32"),
     "flat centres": (put("kinds.centres", torch.ones(64)), "2 dimensions"),
     "no kinds": (put("kinds.centres", torch.ones(0, 32)), "2 dimensions"),
-    "many kinds": (put("kinds.centres", torch.ones(MOST_KINDS + 1, 32)), f"at most {MOST_KINDS}"),
-    "fewer kinds": (put("kinds.centres", torch.ones(1, 32)), "is of none of its 1 kinds"),
-    "two leasts": (put("kinds.least", torch.zeros(2)), "holds 2 numbers"),
+    "many centres": (put("kinds.centres", torch.ones(MOST_CENTRES + 1, 32)), f"at most {MOST_CENTRES}"),
+    "fewer centres": (put("kinds.centres", torch.ones(1, 32)), "holds 2 numbers for 1 centres"),
+    "fewer kinds": (put("kinds.of", torch.zeros(2, dtype=torch.int32)), "is of none of its 1 kinds"),
+    "a kind left out": (put("kinds.of", torch.tensor([0, 2], dtype=torch.int32)), "number kinds from 0 on"),
+    "no kind 0": (put("kinds.of", torch.ones(2, dtype=torch.int32)), "number kinds from 0 on"),
+    "kinds below 0": (put("kinds.of", torch.tensor([-1, 0], dtype=torch.int32)), "number kinds from 0 on"),
+    "kinds without end": (put("kinds.of", torch.tensor([0, 2**31 - 1], dtype=torch.int32)), "from 0 on"),
+    "kinds of more": (put("kinds.of", torch.zeros(3, dtype=torch.int32)), "not int32 of 2"),
+    "kinds in halves": (put("kinds.of", torch.zeros(2)), "not int32 of 2"),
+    "wide kinds": (put("kinds.of", torch.arange(2)), "not int32 of 2"),
+    "three leasts": (put("kinds.least", torch.zeros(3)), "holds 3 numbers"),
     "NaN least": (put("kinds.least", torch.tensor([torch.nan])), "NaN or infinity"),
     "infinite centre": (put("kinds.centres", torch.full((2, 32), torch.inf)), "NaN or infinity"),
     "no spread at all": (put("kinds.spread", torch.zeros(32)), "not above 0"),
@@ -118,21 +142,35 @@ def test_an_absurdly_large_delta_of_a_kind_is_refused(drafter: Drafter) -> None:
         AdapterSlot(drafter).stage(adapter)
 
 
-@given(seed=st.integers(0, 2**32), rows=st.integers(0, 5), kinds=st.integers(1, 6), least=st.floats(-1, 1))
-def test_a_context_is_of_the_kind_it_is_nearest_to(seed: int, rows: int, kinds: int, least: float) -> None:
+@given(seed=st.integers(0, 2**32), rows=st.integers(0, 5), centres=st.integers(1, 6), kinds=st.integers(1, 6))
+def test_a_context_is_of_the_kind_of_the_nearest_centre_it_belongs_to(
+    seed: int, rows: int, centres: int, kinds: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
-    centres, contexts = torch.randn(kinds, 8, generator=generator), torch.randn(rows, 8, generator=generator)
+    middles, contexts = (
+        torch.randn(centres, 8, generator=generator),
+        torch.randn(rows, 8, generator=generator),
+    )
     common = torch.randn(8, generator=generator)
     spread = torch.rand(8, generator=generator) + 0.5
-    choices = Routes(centres, common, spread, least).choose(contexts)
+    least = torch.rand(centres, generator=generator) * 2 - 1
+    of = torch.randint(kinds, (centres,), generator=generator)
+    routes = Routes(middles, of, common, spread, least)
+    choices = routes.choose(contexts)
     assert choices.dtype is torch.int64
     assert choices.shape == (rows,)
     for context, choice in zip(contexts, choices.tolist(), strict=True):
-        cosines = cosine_similarity((context - common) / spread, (centres - common) / spread, dim=-1)
+        cosines = cosine_similarity((context - common) / spread, (middles - common) / spread, dim=-1)
         if choice == 0:
-            assert cosines.max() < least + 1e-5
+            assert (cosines < least + 1e-5).all()
         else:
-            assert cosines[choice - 1] >= max(least, float(cosines.max())) - 1e-5
+            own = (of == choice - 1) & (cosines >= least - 1e-5)
+            assert cosines[own].max() >= max([-1.0, *cosines[cosines >= least + 1e-5].tolist()]) - 1e-5
+    table = RouteTable(kinds, 8, torch.device("cpu"))
+    assert not table.choose(contexts).any()
+    for name, tensor in table.contents(routes).items():
+        table.tensors[name].copy_(tensor)
+    assert torch.equal(table.choose(contexts), choices)
 
 
 def test_a_context_that_is_no_number_or_nowhere_is_of_no_kind() -> None:
@@ -148,9 +186,10 @@ def test_directions_are_of_unit_length_whatever_the_dtype() -> None:
 
 
 def test_routes_are_read_as_they_were_written(drafter: Drafter) -> None:
-    routes = Routes(torch.randn(2, 32), torch.randn(32), torch.rand(32) + 0.1, 0.25)
+    centres, kinds, least = torch.randn(3, 32), torch.tensor([0, 1, 0]), torch.tensor([0.25, 0.5, -0.25])
+    routes = Routes(centres, kinds, torch.randn(32), torch.rand(32) + 0.1, least)
     blob = AdapterWeights(1, {}, bank=Bank(routes, (Deltas({}), Deltas({})))).to_bytes()
-    assert load(blob)["kinds.least"].tolist() == [0.25]
+    assert load(blob)["kinds.least"].tolist() == [0.25, 0.5, -0.25]
     received = AdapterWeights.from_bytes(blob, 1, drafter).bank
     assert received is not None
     contexts = torch.randn(20, 32)

@@ -79,7 +79,8 @@ def places() -> Places:
 
 @pytest.fixture(scope="module")
 def blob(places: Places) -> bytes:
-    return AdapterWeights(1, {}, bank=random_bank(places.drafter, KINDS)).to_bytes()
+    bank = random_bank(places.drafter, KINDS, of=(0, 1, 2, 1, 0))
+    return AdapterWeights(1, {}, bank=bank).to_bytes()
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)

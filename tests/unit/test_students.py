@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from evospec.align.clusters import WARM_UP
 from evospec.align.gate import Acceptance, GateReport
 from evospec.align.trace import Trace, floats_of
 from evospec.align.trainer import AlignmentTrainer
@@ -71,14 +70,33 @@ def test_kinds_get_a_student_once_there_is_enough_of_them_and_while_there_is_a_p
     feed(trainer, kinds=1)
     one = trainer.trained_parameters
     assert one == tiny_trainer().trained_parameters
-    for number in range(100, 100 + WARM_UP - 1):
+    for number in range(100, 107):
         trainer.add(kind_trace(1, number))
         assert trainer.trained_parameters == one
     for number in range(200, 230):
         trainer.add(kind_trace(1, number))
         trainer.add(kind_trace(2, number))
     assert trainer.trained_parameters == 2 * one
-    assert [kind_at(trainer, direction) for direction in (0, 1, 2, 3)] == [0, 1, -1, -1]
+    assert [kind_at(trainer, direction) for direction in (0, 1, 3)] == [0, 1, -1]
+
+
+def test_what_finds_no_place_joins_a_kind_and_pays_for_its_steps() -> None:
+    trainer = feed(banked(adapters=2), kinds=2, each=30)
+    one, replay = tiny_trainer().trained_parameters, trainer.replay
+    while trainer.due:
+        trainer.step()
+    for number in range(100, 140):
+        trainer.add(kind_trace(2, number))
+    assert trainer.trained_parameters == 2 * one
+    kind = kind_at(trainer, 2)
+    assert kind in (0, 1)
+    assert [kind_at(trainer, direction) for direction in (0, 1, 3)] == [0, 1, -1]
+    assert bank_of(trainer.candidate(5)).routes.kinds.tolist() == sorted([0, 1, kind])
+    training, held_out = replay.sides(kind)
+    assert training + held_out > 60
+    credit = trainer.training_state(5).credits
+    assert credit[kind] == pytest.approx(40 * trainer._config.steps_per_trace, abs=1)
+    assert credit[1 - kind] <= 0
 
 
 def test_a_small_part_of_the_traffic_takes_nobodys_place() -> None:
@@ -126,12 +144,12 @@ def test_the_same_batches_teach_a_kind_what_they_would_teach_a_trainer_of_its_ow
 
 
 def test_what_is_of_no_kind_pays_for_nothing_and_teaches_nobody() -> None:
-    trainer = feed(banked(adapters=1))
+    trainer = feed(banked(adapters=1), kinds=1, each=100)
     while trainer.due:
         trainer.step()
     assert trainer.trained_parameters == tiny_trainer().trained_parameters
-    for number in range(400, 420):
-        trainer.add(kind_trace(1, number))
+    for number in range(400, 412):
+        trainer.add(kind_trace(2 + number % 4, number))  # too few of each to join
     assert not trainer.due
     trainer.add(kind_trace(0, 500))
     assert trainer.due
@@ -275,7 +293,7 @@ def test_a_revoked_version_is_left_by_all_students() -> None:
         trainer.step()
     trainer.restore(AdapterWeights(0, {}))
     assert trainer.candidate(1).bank is None
-    feed(trainer, each=WARM_UP)  # kinds are numbered anew
+    feed(trainer, each=8)  # kinds are numbered anew
     assert all(not one.any() for each in learned(trainer) for name, one in each.items() if "lora_b" in name)
     assert trainer.step().applied
 
