@@ -52,7 +52,7 @@ def group(points: ContextPoints, numbered: Collection[int], most: int) -> list[l
     points of two clusters with a number. From the top, the trees are then taken apart where there is a gap
     of APART or more, the widest first. What is too small to be a group goes to the nearest.
     """
-    enough = max(ENOUGH, float(points.weights.sum()) / (2 * most))
+    enough = max(ENOUGH, float(points.weights.sum()) / (4 * most))
     groups = _trees(points, numbered, enough)
     while True:
         split = max(groups, key=lambda one: one.widest)

@@ -29,7 +29,7 @@ from evospec.models.target import Target
 from evospec.vocab.head_rows import HeadView
 from evospec.wire import Fingerprints
 from tests.tiny import tiny_drafter, tiny_model, tiny_tokenizer
-from tests.unit.banks import bank_of, random_deltas
+from tests.unit.banks import bank_of, random_deltas, routes_to
 
 KINDS = 3
 REQUESTS = 12
@@ -269,10 +269,14 @@ def test_requests_of_no_kind_get_what_a_version_holds_for_all(cpu: Target, draft
 @pytest.mark.parametrize("rounded", [False, True])
 def test_the_choice_is_that_of_the_prompt_and_stays(target: Target, chunk: int, rounded: bool) -> None:
     engine = build(target, chunk=chunk, max_batch=REQUESTS, sizes=Sizes(rounded=rounded))
-    found = bank(engine)
-    engine.swap_adapter(version(found))
     asked = [replace(request, sampling=SamplingParams(max_tokens=90)) for request in requests()]
+    found = bank(engine)
+    more = torch.cat((found.routes.centres, context(target, asked[5].prompt_ids)[None]))
+    found = replace(found, routes=routes_to(more, kinds=(0, 1, 2, 1)))
+    engine.swap_adapter(version(found))
     expected = found.routes.choose(torch.stack([context(target, each.prompt_ids) for each in asked])).tolist()
+
+    assert expected[5] == 2
 
     def choices() -> dict[str, int]:
         state = engine._stepper.runner.slots.state
@@ -283,7 +287,7 @@ def test_the_choice_is_that_of_the_prompt_and_stays(target: Target, chunk: int, 
     while engine.has_work and len(engine._scheduler.running) < REQUESTS:
         engine.step()
     assert choices() == dict(zip((each.id for each in asked), expected, strict=True))
-    engine.swap_adapter(version(replace(found, routes=replace(found.routes, least=2.0)), 2))
+    engine.swap_adapter(version(replace(found, routes=routes_to(more, least=2.0, kinds=(0, 1, 2, 1))), 2))
     engine.cancel("0")
     engine.step()
     engine.step()
@@ -314,7 +318,10 @@ def test_each_variant_is_the_base_with_its_deltas(target: Target) -> None:
         for variant, deltas in enumerate((general, *found.adapters, general)):
             torch.testing.assert_close(written[name][variant], base[name][0] + deltas.deltas()[name])
         assert torch.equal(engine.drafter.get_parameter(name).cpu(), written[name][0])
-    assert written["routes.least"].tolist() == [-1.0, -1.0, torch.inf]
+    least = written["routes.least"]
+    assert (least[:2] == -1).all()
+    assert (least[2:] == torch.inf).all()
+    assert written["routes.kinds"][:2].tolist() == [0, 1]
     engine.swap_adapter(None)
     assert all(torch.equal(tensor, base[name]) for name, tensor in weights_of(engine).items())
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch import Tensor
 
 from evospec.errors import WireError
 from evospec.models.adapter import AdapterWeights
@@ -24,20 +25,25 @@ from tests.unit.test_adapter_fuzz import BYTES, change_dtypes, change_names, cha
 BLOBS = 1_500
 KINDS = 3
 ODD_VALUES = (float("nan"), float("inf"), 1e30, -1.0, 0.0, 1e-45)
+ODD_KINDS = (-(2**31), -1, 0, KINDS - 1, KINDS, 2**31 - 1)
+
+
+def odd(tensor: Tensor, rng: random.Random) -> float:
+    return rng.choice(ODD_VALUES if tensor.is_floating_point() else ODD_KINDS)
 
 
 def change_values(blob: bytes, rng: random.Random) -> bytes:
     tensors = load(blob)
     name = rng.choice(sorted(tensors))
     flat = tensors[name].view(-1)
-    flat[rng.randrange(len(flat))] = rng.choice(ODD_VALUES)
+    flat[rng.randrange(len(flat))] = odd(flat, rng)
     return save(tensors)
 
 
 def fill(blob: bytes, rng: random.Random) -> bytes:
     tensors = load(blob)
     name = rng.choice(sorted(tensors))
-    tensors[name][:] = rng.choice(ODD_VALUES)
+    tensors[name][:] = odd(tensors[name], rng)
     return save(tensors)
 
 

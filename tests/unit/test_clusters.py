@@ -140,7 +140,7 @@ def test_what_is_rare_is_of_no_kind_and_widens_none() -> None:
 
 
 def test_a_flood_hides_nothing_that_comes_after_it() -> None:
-    clusters = numbered([of_kind(0, number) for number in range(1500)])
+    clusters = numbered([of_kind(0, number) for number in range(1000)])
     for number in range(2000, 2150):
         clusters.learn(of_kind(1, number))
     (place,) = clusters.unnumbered(0.1)
