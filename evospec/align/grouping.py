@@ -11,7 +11,7 @@ import numpy as np
 from evospec.align.context_points import NONE, ContextPoints, merging_costs
 
 # Squared distance of two groups' centres from which they are two, in that of the narrower one's contexts from
-# its own. On contexts of real prompts it is 4 or more between domains and up to 2 within one
+# its own. On contexts of real prompts it is 4 or more between most domains and up to 2 within one
 # (docs/measurements.md).
 APART: Final = 3.0
 ENOUGH: Final = 8.0  # contexts that a group stands for, at least: fewer say little about how wide it is
@@ -83,28 +83,28 @@ def _trees(points: ContextPoints, numbered: Collection[int], enough: float) -> l
     """One tree for each numbered cluster, or one of all."""
     count = len(points)
     owners = np.array([place if place in numbered else NONE for place in points.places.tolist()])
-    means, weights = points.means.copy(), points.weights.copy()
+    weights = points.weights.copy()
     nodes = [
         _Node([index], points.means[index], weight, owner, 0.0 if owner == NONE else weight)
         for index, (weight, owner) in enumerate(zip(weights.tolist(), owners.tolist(), strict=True))
     ]
-    costs = merging_costs(means, weights)
+    costs = merging_costs(points.means, weights)
     costs[(owners[:, None] != owners) & (owners[:, None] != NONE) & (owners != NONE)] = np.inf
     alive = np.ones(count, dtype=bool)
     while True:
         first, second = np.unravel_index(costs.argmin(), costs.shape)
-        if not np.isfinite(costs[first, second]):
+        cost = costs[first, second]
+        if not np.isfinite(cost):
             return [nodes[index] for index in np.flatnonzero(alive)]
-        nodes[first] = merged = _merged(nodes[first], nodes[second], enough)
-        means[first], weights[first] = merged.mean, merged.weight
-        owners[first] = merged.owner
+        nodes[first] = _merged(nodes[first], nodes[second], enough)
+        # Costs of merging others with what was merged, from those with its parts (Lance & Williams 1967);
+        # infinite where one was.
+        left, right = weights + weights[first], weights + weights[second]
+        fresh = (left * costs[first] + right * costs[second] - weights * cost) / (left + weights[second])
+        weights[first] += weights[second]
+        costs[first] = costs[:, first] = fresh
+        costs[second] = costs[:, second] = np.inf
         alive[second] = False
-        costs[second], costs[:, second] = np.inf, np.inf
-        gaps = ((means - merged.mean) ** 2).sum(axis=1)
-        fresh = gaps * weights * merged.weight / (weights + merged.weight)
-        closed = ~alive | ((owners != merged.owner) & (owners != NONE) & (merged.owner != NONE))
-        closed[first] = True
-        costs[first] = costs[:, first] = np.where(closed, np.inf, fresh)
 
 
 def _merged(left: _Node, right: _Node, enough: float) -> _Node:
