@@ -44,14 +44,9 @@ def choices(choice, token, tokens, per_row):
 
 
 @triton.jit
-def _either(first, second):
-    return first | second
-
-
-@triton.jit
-def present(chosen):
-    """Which variants any token goes through, a bit each."""
-    return tl.reduce(tl.where(chosen >= 0, 1 << chosen, 0), 0, _either)
+def next_variant(chosen, variant, variants):
+    """The lowest one above `variant` that any token goes through; `variants` when there is none."""
+    return tl.min(tl.where(chosen > variant, chosen, variants), axis=0)
 
 
 @triton.jit
@@ -61,12 +56,6 @@ def choosers(chosen, variant, token, tokens):
 
 
 @triton.jit
-def extent(variants, variant, inputs):
-    """How many inputs a variant is multiplied by: none, when it is not among those that are `present`."""
-    return ((variants >> variant) & 1) * inputs
-
-
-@triton.jit
 def variant_of(weight, variant, outputs, inputs):
     """Where a variant [outputs, inputs] begins."""
-    return weight + tl.cast(variant * outputs, tl.int64) * inputs
+    return weight + variant.to(tl.int64) * outputs * inputs

@@ -21,10 +21,9 @@ from torch import Tensor
 from evospec.kernels.products import (
     choices,
     choosers,
-    extent,
     multiplied,
+    next_variant,
     norm_factor,
-    present,
     scaled,
     tile,
     variant_of,
@@ -48,15 +47,14 @@ def _add_products(
     row,
     outputs,
     inputs,
-    end,
     column,
     NORMED: tl.constexpr,
     GATED: tl.constexpr,
     PARTS: tl.constexpr,
     PART: tl.constexpr,
 ):
-    """Adds the products over inputs [0, end) to the sums."""
-    for first in range(0, end, PARTS * PART):
+    """Adds the products over all inputs to the sums."""
+    for first in range(0, inputs, PARTS * PART):
         at = first + column
         weights = tile(weight, row, outputs, inputs, at, inputs)
         state = tile(states, token, tokens, inputs, at, inputs)
@@ -85,6 +83,7 @@ def _project_kernel(
     outputs,
     inputs,
     eps,
+    CHOICES: tl.constexpr,  # 0: all go through the first variant; 1: all through one; 2: rows through theirs
     VARIANTS: tl.constexpr,
     NORMED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -102,7 +101,9 @@ def _project_kernel(
     total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     total_up = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    if VARIANTS == 1:
+    if CHOICES == 1:
+        weight = variant_of(weight, tl.load(choice), (2 if GATED else 1) * outputs, inputs)
+    if CHOICES <= 1:
         total, total_up, squares = _add_products(
             total,
             total_up,
@@ -115,7 +116,6 @@ def _project_kernel(
             row,
             outputs,
             inputs,
-            inputs,
             column,
             NORMED,
             GATED,
@@ -124,8 +124,8 @@ def _project_kernel(
         )
     else:
         chosen = choices(choice, token, tokens, per_row)
-        variants = present(chosen)
-        for variant in range(VARIANTS):
+        variant = next_variant(chosen, -1, VARIANTS)
+        while variant < VARIANTS:
             total, total_up, squares = _add_products(
                 total,
                 total_up,
@@ -138,13 +138,13 @@ def _project_kernel(
                 row,
                 outputs,
                 inputs,
-                extent(variants, variant, inputs),
                 column,
                 NORMED,
                 GATED,
                 PARTS,
                 PART,
             )
+            variant = next_variant(chosen, variant, VARIANTS)
     result = tl.sum(total, axis=0)  # [TOKENS, ROWS]
     if NORMED:
         factor = norm_factor(squares, inputs, eps)
@@ -258,7 +258,8 @@ def project(
         outputs,
         inputs,
         eps,
-        VARIANTS=1 if choice is None else weight.shape[0],
+        CHOICES=0 if choice is None else min(len(choice), 2),
+        VARIANTS=weight.shape[0],
         NORMED=norm is not None,
         HAS_BIAS=bias is not None,
         HAS_RESIDUAL=residual is not None,

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.products import extent, present, variant_of
+from evospec.kernels.products import next_variant, variant_of
 
 _MOST_TOKENS = 64  # of a program
 _INPUTS = 64  # of a step
@@ -44,13 +44,13 @@ def _project_many_kernel(
     request = tl.load(order + place // per_row, mask=place < tokens, other=0)
     chosen = tl.load(choice + request, mask=place < tokens, other=-1).to(tl.int32)
     token = request * per_row + place % per_row
-    variants = present(chosen)
     column = tl.arange(0, INPUTS)
     begin = tl.program_id(2) * span
     total = tl.zeros((TOKENS, ROWS), tl.float32)
-    for variant in range(VARIANTS):
+    variant = next_variant(chosen, -1, VARIANTS)
+    while variant < VARIANTS:
         own = variant_of(weight, variant, outputs, inputs)
-        for first in range(begin, tl.minimum(begin + span, extent(variants, variant, inputs)), INPUTS):
+        for first in range(begin, tl.minimum(begin + span, inputs), INPUTS):
             at = first + column
             state = tl.load(
                 states + token[:, None] * inputs + at[None, :],
@@ -63,6 +63,7 @@ def _project_many_kernel(
                 other=0.0,
             )
             total = tl.dot(state, weights, total, input_precision="tf32x3")
+        variant = next_variant(chosen, variant, VARIANTS)
     real = (place < tokens)[:, None] & (row < outputs)[None, :]
     own_out = out + tl.program_id(2).to(tl.int64) * tokens * outputs
     tl.store(own_out + token[:, None] * outputs + row[None, :], total.to(out.dtype.element_ty), mask=real)

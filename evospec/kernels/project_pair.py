@@ -10,10 +10,9 @@ from torch import Tensor
 from evospec.kernels.products import (
     choices,
     choosers,
-    extent,
     multiplied,
+    next_variant,
     norm_factor,
-    present,
     scaled,
     tile,
     variant_of,
@@ -37,13 +36,12 @@ def _add_products(
     row,
     outputs,
     inputs,
-    end,
     column,
     PARTS: tl.constexpr,
     PART: tl.constexpr,
 ):
-    """Adds the products over inputs [0, end) of each to the sums."""
-    for first in range(0, end, PARTS * PART):
+    """Adds the products over all inputs of each to the sums."""
+    for first in range(0, inputs, PARTS * PART):
         at = first + column
         first_weights = tile(weight, row, outputs, 2 * inputs, at, inputs)
         second_weights = tile(weight + inputs, row, outputs, 2 * inputs, at, inputs)
@@ -73,6 +71,7 @@ def _project_pair_kernel(
     inputs,
     first_eps,
     second_eps,
+    CHOICES: tl.constexpr,  # 0: all go through the first variant; 1: all through one; 2: rows through theirs
     VARIANTS: tl.constexpr,
     TOKENS: tl.constexpr,
     ROWS: tl.constexpr,
@@ -86,7 +85,9 @@ def _project_pair_kernel(
     second_total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     first_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
     second_squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    if VARIANTS == 1:
+    if CHOICES == 1:
+        weight = variant_of(weight, tl.load(choice), outputs, 2 * inputs)
+    if CHOICES <= 1:
         first_total, second_total, first_squares, second_squares = _add_products(
             first_total,
             second_total,
@@ -102,15 +103,14 @@ def _project_pair_kernel(
             row,
             outputs,
             inputs,
-            inputs,
             column,
             PARTS,
             PART,
         )
     else:
         chosen = choices(choice, token, tokens, per_row)
-        variants = present(chosen)
-        for variant in range(VARIANTS):
+        variant = next_variant(chosen, -1, VARIANTS)
+        while variant < VARIANTS:
             first_total, second_total, first_squares, second_squares = _add_products(
                 first_total,
                 second_total,
@@ -126,11 +126,11 @@ def _project_pair_kernel(
                 row,
                 outputs,
                 inputs,
-                extent(variants, variant, inputs),
                 column,
                 PARTS,
                 PART,
             )
+            variant = next_variant(chosen, variant, VARIANTS)
     result = tl.sum(first_total, axis=0) * norm_factor(first_squares, inputs, first_eps)
     result += tl.sum(second_total, axis=0) * norm_factor(second_squares, inputs, second_eps)
     real = (token < tokens)[:, None] & (row < outputs)[None, :]
@@ -177,7 +177,8 @@ def project_pair(
         outputs,
         inputs,
         *epsilons,
-        VARIANTS=1 if choice is None else weight.shape[0],
+        CHOICES=0 if choice is None else min(len(choice), 2),
+        VARIANTS=weight.shape[0],
         TOKENS=triton.next_power_of_2(tokens),
         ROWS=tiles.rows,
         PARTS=tiles.parts,

@@ -175,8 +175,10 @@ def heads(itemsize: int) -> Iterator[Variant]:
 
 
 def projections(itemsize: int) -> Iterator[Variant]:
-    """Of one token, and of as many as there may be; of one weight, and of five variants."""
-    for tokens, weights in product((1, project.MOST_TOKENS), (1, 5)):
+    """Of one token, and of as many as there may be; of one weight, and of five that one row or several choose
+    among."""
+    for tokens, (choices, weights) in product((1, project.MOST_TOKENS), ((0, 1), (1, 5), (2, 5))):
+        chosen = {"CHOICES": choices, "VARIANTS": weights}
         plain = ("tokens", "per_row") if tokens == 1 else ()
         for outputs, inputs, normed, gated in (
             (1152, 896, True, False),
@@ -187,10 +189,10 @@ def projections(itemsize: int) -> Iterator[Variant]:
                 outputs, inputs, tokens=tokens, itemsize=itemsize, weights=2 if gated else 1
             )
             flags = {"NORMED": normed, "HAS_BIAS": normed and not gated, "HAS_RESIDUAL": not normed}
-            constants = flags | {"GATED": gated, "GELU": False, "VARIANTS": weights} | tiled(tiles, tokens)
+            constants = flags | {"GATED": gated, "GELU": False} | chosen | tiled(tiles, tokens)
             yield Variant(project._project_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
         tiles = project.tiling(1152, 896, tokens=tokens, itemsize=itemsize, weights=2, states=2)
-        constants = tiled(tiles, tokens) | {"VARIANTS": weights}
+        constants = tiled(tiles, tokens) | chosen
         yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
 
 

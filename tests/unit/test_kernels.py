@@ -161,7 +161,7 @@ def test_rows_go_through_the_variants_they_chose(choice: list[int], width: int, 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("rows", "width"), [(1, 3), (5, 1), (9, 5), (70, 2)])
-@pytest.mark.parametrize(("outputs", "inputs"), [(9, 24), (70, 130)])
+@pytest.mark.parametrize(("outputs", "inputs"), [(9, 24), (70, 130), (33, 1_210)])  # programs share the last
 def test_many_tokens_go_through_the_variants_they_chose(
     outputs: int, inputs: int, rows: int, width: int, dtype: torch.dtype
 ) -> None:
