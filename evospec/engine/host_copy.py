@@ -74,10 +74,6 @@ class Fetched:
     _host: Tensor
     _arrived: torch.cuda.Event | None
 
-    @property
-    def arrived(self) -> bool:
-        return self._arrived is None or self._arrived.query()
-
     def tensor(self) -> Tensor:
         """It, on the host; waits if it is not there yet."""
         if self._arrived is not None:

@@ -161,11 +161,6 @@ class Observer:
         return not self._unrecorded.empty
 
     @property
-    def has_untaught_prompts(self) -> bool:
-        """Whether there are prompts among it, which take longer."""
-        return bool(self._untaught.prompts)
-
-    @property
     def untaught(self) -> int:
         """Cycles that the vocabulary has not learned from."""
         return len(self._untaught.lessons)
@@ -190,8 +185,7 @@ class Observer:
         take well less than a cycle each; the next call must come after the last part."""
         # At once: what is taught while parts are recorded is of later cycles, and of requests they may begin.
         fresh, self._unrecorded = self._unrecorded, Backlog()
-        vectors = [each for each in self._vectors if each[1].arrived]
-        self._vectors = [each for each in self._vectors if not each[1].arrived]
+        vectors, self._vectors = self._vectors, []
         return self._recorded(fresh, vectors)
 
     def _recorded(self, fresh: Backlog, vectors: list[tuple[str, Fetched]]) -> Iterator[None]:

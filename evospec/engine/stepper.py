@@ -91,7 +91,6 @@ class Stepper:
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
-        self._cycle_seconds = 0.0  # of the last cycle
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         self.update_gauges()
 
@@ -196,17 +195,9 @@ class Stepper:
         if not self._overlap:
             self._learning.catch_up()
             return self._land(flight)
-        reads = flight.step.plan.reads_vocabulary
-        # The next cycle drafts from what is learned before its launch, which must not come late.
-        left = max(self._landed_at, flight.launched) + self._cycle_seconds - perf_counter()
-        first = self._learning.fits(left - flight.launch_seconds)
-        if first:
-            self._learning.teach_beside(read=reads)
+        self._learning.meanwhile(read=flight.step.plan.reads_vocabulary)
         if flight.lasting:
             self._flight = self._launch(flight)
-        if not first:
-            self._learning.teach_beside(read=reads)
-        self._learning.record_beside()
         return self._land(flight)
 
     def _launch(self, after: Flight | None) -> Flight:
@@ -249,7 +240,7 @@ class Stepper:
         launched = max(flight.launched, began)
         self.stats.draft_seconds += launched - began
         self.stats.verify_seconds += landed - launched
-        self._landed_at, self._cycle_seconds = landed, landed - began
+        self._landed_at = landed
         if self._watched:  # marks take time of their own: nothing is concluded from such a cycle
             return
         depths = [emission.drafted for emission in emissions]

@@ -17,8 +17,9 @@ class Projection:
     """states @ weight.T + bias. Whoever writes into the weight calls `refresh`.
 
     On CPUs that compute in bfloat16, PyTorch's own `linear` brings the weight into oneDNN's
-    layout at every call, which at few rows costs more than the product. Here it is done once,
-    as `torch.compile` does it, for a second copy of the weight. The results are the same.
+    layout at every call, which at few rows costs more than the product; in float32 it goes by another
+    library, which takes twice as long for the rows of a draft. Here the weight is laid out once, as
+    `torch.compile` does it, for a second copy of it.
 
     Attributes:
         stack: all variants of the weight [variants, outputs, inputs].
@@ -89,9 +90,12 @@ def chosen_product(states: Tensor, stack: Tensor, choice: Tensor) -> Tensor:
 
 def _pack(weight: Tensor) -> Tensor | None:
     """The weight in oneDNN's layout; None where that is not to be had, or gains nothing."""
-    if weight.device.type != "cpu" or weight.dtype is not torch.bfloat16:
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
-    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    supported = weight.dtype is torch.float32
+    if weight.dtype is torch.bfloat16:
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not supported:
         return None
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _PACKED_FOR)
     return packed

@@ -31,8 +31,9 @@ def test_takes_slices_of_larger_states() -> None:
     torch.testing.assert_close(Projection(weight)(states[:, -1:]), linear(states[:, -1:], weight))
 
 
-def test_what_is_written_into_the_weight_counts_after_a_refresh() -> None:
-    weight, states = torch.randn(96, 64).bfloat16(), torch.randn(2, 64).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_written_into_the_weight_counts_after_a_refresh(dtype: torch.dtype) -> None:
+    weight, states = torch.randn(96, 64).to(dtype), torch.randn(2, 64).to(dtype)
     projection = Projection(weight)
     weight.mul_(2.0)
     projection.refresh()
@@ -66,7 +67,7 @@ def test_nobody_chooses_where_there_is_no_choice() -> None:
     assert only.by(RowChoice(torch.zeros(3, dtype=torch.int64))) is only
     assert stack.by(None) is stack
     states = torch.randn(3, 1, 8)
-    assert torch.equal(stack(states), linear(states, stack.stack[0]))
+    torch.testing.assert_close(stack(states), linear(states, stack.stack[0]))
 
 
 def test_what_is_written_into_a_variant_counts_for_its_rows_alone() -> None:
