@@ -20,6 +20,10 @@ class CoreLists:
     core: np.ndarray
     frequent: np.ndarray
 
+    def same(self, other: CoreLists) -> bool:
+        """Whether both say the same."""
+        return np.array_equal(self.core, other.core) and np.array_equal(self.frequent, other.frequent)
+
 
 def core_tokens(
     ranks: np.ndarray,

@@ -61,6 +61,7 @@ class DynamicVocabulary:
         self._sources = sources
         self._budget = budget
         self._own_lists, self._lists_of = lists, lists_of
+        self._lists = lists  # in force
         self._core = lists.core
         self._frequent = _falling(lists.frequent)
         self._refill = 0  # cycles until then
@@ -128,6 +129,9 @@ class DynamicVocabulary:
         if self._lists_of is None:
             return
         lists = self._own_lists if ranks is None else self._lists_of(ranks)
+        if lists.same(self._lists) and len(self._core) == len(lists.core):  # as most versions have it
+            return
+        self._lists = lists
         left = np.setdiff1d(self._core, lists.core)
         self._rows.unpin(left)
         self._rows.rescore(left, FREQUENT_SCORE)

@@ -19,6 +19,7 @@ from evospec.models.adapter import CORE, AdapterWeights
 from evospec.models.adapter_slot import StagedAdapter
 from evospec.models.drafter import Drafter
 from evospec.models.target import Target
+from evospec.vocab.active import ActiveRows
 from evospec.vocab.live_core import LiveCore
 from evospec.vocab.policy import build_policy
 from evospec.vocab.proposals import Origin
@@ -147,6 +148,24 @@ def test_a_running_engine_takes_another_core_and_the_old_one_back(target: Target
     assert core_of(engine) >= before
     pinned = {slot.token_id for slot in engine.vocabulary.slots() if slot.pins}
     assert pinned == before  # nothing of the other core is held
+
+
+def test_a_version_with_the_core_in_force_changes_no_row(
+    target: Target, drafter: Drafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = build(target, drafter)
+    changes: list[int] = []
+    activate = ActiveRows.activate
+
+    def noted(rows: ActiveRows, token_ids: np.ndarray, *how: object) -> int:
+        changes.append(len(token_ids))
+        return activate(rows, token_ids, *how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ActiveRows, "activate", noted)
+    ranks = torch.arange(250, 150, -1, dtype=torch.int32)
+    for version, brought in enumerate((None, ranks, ranks.clone(), None, None)):
+        engine.swap_adapter(AdapterWeights(version, {}, brought))
+    assert changes == [32, 32]  # there and back
 
 
 def test_tokens_that_left_the_core_can_be_evicted(target: Target, drafter: Drafter) -> None:
