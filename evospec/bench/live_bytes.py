@@ -48,6 +48,8 @@ class LiveBytes(TorchDispatchMode):
         return made
 
     def _note(self, tensor: Tensor, *, made: bool) -> None:
+        if tensor.is_mkldnn:  # weights laid out for decoding, in place of others; they have no storage
+            return
         storage = tensor.untyped_storage()
         address, size = storage.data_ptr(), storage.nbytes()
         if not size or address in self._known:

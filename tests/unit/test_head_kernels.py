@@ -135,6 +135,7 @@ def test_chains_are_drafted_as_without_kernels(active: int | None, choice: list[
         torch.manual_seed(3)
         for stack in body.stacks.by_parameter.values():
             stack[1:] += 0.1 * random(*stack[1:].shape, dtype=torch.float32)
+        body.refresh()
         root = DraftRoot(
             hidden=random(2, 1, tables.hidden_size, dtype=torch.float32),
             starts=torch.tensor([0, 0], device=DEVICE),
