@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,9 +158,9 @@ def test_a_version_with_the_core_in_force_changes_no_row(
     changes: list[int] = []
     activate = ActiveRows.activate
 
-    def noted(rows: ActiveRows, token_ids: np.ndarray, *how: object) -> int:
+    def noted(rows: ActiveRows, token_ids: np.ndarray, *how: Any) -> int:
         changes.append(len(token_ids))
-        return activate(rows, token_ids, *how)  # type: ignore[arg-type]
+        return activate(rows, token_ids, *how)
 
     monkeypatch.setattr(ActiveRows, "activate", noted)
     ranks = torch.arange(250, 150, -1, dtype=torch.int32)
