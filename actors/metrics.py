@@ -57,6 +57,11 @@ COUNTERS = (
     Series("evospec_draft_seconds", "Time spent drafting.", lambda s: s.engine.draft_seconds),
     Series("evospec_verify_seconds", "Time spent verifying.", lambda s: s.engine.verify_seconds),
     Series("evospec_prefill_seconds", "Time spent on prompts.", lambda s: s.engine.prefill_seconds),
+    Series(
+        "evospec_requests_untraced",
+        "Requests not traced, because recording was behind.",
+        lambda s: s.engine.requests_untraced,
+    ),
     Series("evospec_traces_sent", "Traces that reached the aligner.", lambda s: s.traces.sent),
     Series("evospec_traces_dropped", "Traces lost.", lambda s: s.traces.dropped),
     Series("evospec_index_lookups", "Look-ups in the token index.", lambda s: s.index.lookups),

@@ -23,8 +23,9 @@ FEWEST_SCORED = 4  # a shorter rest of a request costs more context bytes than i
 
 @dataclass(slots=True)
 class RecorderCounts:
-    """Monotonic counters of windows."""
+    """Monotonic counters, of windows but the first."""
 
+    skipped: int = 0  # requests that came while recording was behind
     recorded: int = 0
     dropped: int = 0  # the outbox was full: oldest first
     short: int = 0  # fewer than FEWEST_SCORED positions when the request ended
@@ -105,7 +106,6 @@ class TraceRecorder:
             past=past,
         )
 
-    @torch.inference_mode()
     def emitted(self, request_id: str, cycles: Iterable[Cycle]) -> None:
         """Adds what one or several cycles yielded for a request, in order.
 
@@ -134,7 +134,6 @@ class TraceRecorder:
                 self._open[request_id] = window
         return window
 
-    @torch.inference_mode()
     def finish(self, request_id: str) -> None:
         """Closes a request, also a cancelled one: what was emitted is the target's text all the same.
 
@@ -155,6 +154,7 @@ class TraceRecorder:
         self._outbox_bytes = 0
         return traces
 
+    @torch.inference_mode()
     def _complete(self, window: TraceWindow) -> None:
         window.close()
         trace = window.to_trace(self._fingerprints)

@@ -71,16 +71,16 @@ class Cycle:
     """What one cycle yielded for one request: m tokens.
 
     Row i of each array belongs to the position whose logits gave token i: the last known
-    position before the cycle for i = 0, that of token i - 1 after it.
+    position before the cycle for i = 0, that of token i - 1 after it. Rows from m on are nobody's.
 
     Attributes:
-        features: target features [m, taps * hidden], on any device.
+        features: target features [m or more, taps * hidden], on any device.
         tokens: emitted token ids, m of them, end-of-sequence included.
-        top_ids: the target's best tokens, distinct [m, trace_top_k].
-        top_logprobs: their log-probabilities at temperature 1 [m, trace_top_k].
+        top_ids: the target's best tokens, distinct [m or more, trace_top_k].
+        top_logprobs: their log-probabilities at temperature 1 [m or more, trace_top_k].
         drafted: draft tokens verified in this cycle; 0 for the token that prefill yields.
         accepted: how many of them the target accepted; m may end before that.
-        missed: whether token i was outside the active rows, bool [m].
+        missed: whether token i was outside the active rows, bool [m or more].
         past: what the drafter has for earlier positions; needed where a window fills up, see
             `WindowClock`.
     """
@@ -96,14 +96,13 @@ class Cycle:
 
     def check(self, request_id: str) -> None:
         """Raises ValueError where counts disagree."""
-        count, rows = len(self.tokens), len(self.features)
-        same = count == rows == len(self.top_ids) == len(self.top_logprobs) == len(self.missed)
-        if same and count <= self.accepted + 1 <= self.drafted + 1:
+        count = len(self.tokens)
+        rows = min(self.features.shape[0], len(self.top_ids), len(self.top_logprobs), len(self.missed))
+        if count <= rows and count <= self.accepted + 1 <= self.drafted + 1:
             return
-        lengths = sorted({rows, len(self.top_ids), len(self.top_logprobs), len(self.missed)})
         raise ValueError(
             f"request {request_id}: {count} tokens, of {self.drafted} drafted and {self.accepted} accepted, "
-            f"come with {lengths} rows"
+            f"come with {rows} rows"
         )
 
 
@@ -162,8 +161,8 @@ class TraceWindow:
 
     def close(self) -> None:
         """Puts features together; nothing is appended any more."""
-        parts = [part.cycle.features[part.first : part.last].bfloat16() for part in self._parts]
-        self.features = torch.cat((self.features.bfloat16(), *parts))
+        fresh = [part.cycle.features[part.first : part.last] for part in self._parts]
+        self.features = torch.cat((self.features, *fresh)).bfloat16()
 
     def successor(self, context: int, past: RequestPast) -> TraceWindow:
         """The next window of the request; the last `context` positions of this closed one are repeated

@@ -32,6 +32,10 @@ class Flight:
     launched: float
 
     @property
+    def launch_seconds(self) -> float:
+        return self.launched - self.began
+
+    @property
     def wanted(self) -> bool:
         """Whether any of its requests still waits for tokens."""
         return any(state.running for state in self.states)

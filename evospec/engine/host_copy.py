@@ -55,8 +55,8 @@ class SentReport:
 
     @property
     def late(self) -> bool:
-        """Whether it was there before anybody asked: then the device has waited for the host, or is about
-        to. Never so where nothing runs beside the host."""
+        """Whether it is there already: then the device waits for the host, unless it has been given more to
+        do. Never so where nothing runs beside the host."""
         return self._arrived is not None and self._arrived.query()
 
     def wait(self, rows: int, columns: int) -> np.ndarray:
@@ -73,6 +73,10 @@ class Fetched:
 
     _host: Tensor
     _arrived: torch.cuda.Event | None
+
+    @property
+    def arrived(self) -> bool:
+        return self._arrived is None or self._arrived.query()
 
     def tensor(self) -> Tensor:
         """It, on the host; waits if it is not there yet."""

@@ -12,6 +12,7 @@ from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
 _SELDOM = 16  # cycles learned from at once while drafts don't depend on it: many take little longer than one
+_FADE = 0.8  # of the longest time that teaching took lately, at each further one
 _BEHIND = 16  # cycles that may wait to be recorded; for each time as many, one more part comes with a cycle
 
 
@@ -25,6 +26,7 @@ class Learning:
     """
 
     __slots__ = (
+        "_longest",
         "_observer",
         "_parts",
         "_recording",
@@ -41,6 +43,7 @@ class Learning:
         self._parts: Iterator[None] = iter(())  # what is being recorded
         self._recording = False  # whether there may be more of it
         self._untaught = self._unrecorded = 0  # cycles since the vocabulary learned, and the last part
+        self._longest = 0.0  # seconds that it took lately
         self.spare = SpareTime()
         self.stopwatch: Stopwatch = NO_STOPWATCH
 
@@ -64,17 +67,27 @@ class Learning:
             pass
         self.stopwatch.mark("host")
 
-    def meanwhile(self, *, read: bool) -> None:
-        """The same, as far as there is time while the device is busy; a part now and then in any case.
+    def fits(self, seconds: float) -> bool:
+        """Whether the vocabulary is likely to have learned in so many seconds what there is."""
+        return not self._observer.has_untaught_prompts and self._longest <= seconds
+
+    def teach_beside(self, *, read: bool) -> None:
+        """Lets the vocabulary learn, if there is time while the device is busy; now and then in any case.
 
         Args:
             read: whether the cycle under way drafts from the active rows.
         """
         self._untaught += 1
-        self._unrecorded += 1
         enough = 1 if read else _SELDOM
         if self._observer.untaught >= enough and (self.spare.seconds > 0 or self._untaught >= _LATEST):
+            began = perf_counter()
             self._paid(self._teach)
+            self._longest = max(perf_counter() - began, _FADE * self._longest)
+
+    def record_beside(self) -> None:
+        """Lets all others learn, as far as there is time while the device is busy; a part now and then in
+        any case."""
+        self._unrecorded += 1
         due = self._observer.unrecorded // _BEHIND or int(self._unrecorded >= _LATEST)
         while self.spare.seconds > 0 or due > 0:
             due -= 1

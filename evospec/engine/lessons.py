@@ -92,19 +92,20 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """A lesson's report, read once for all its rows.
+    """A lesson's report, taken apart once for all its rows.
 
     Attributes:
-        best: the target's best tokens, best first, int64 [rows, places, any number].
-        logprobs: of the traced ones [rows, places, traced].
-        missed: whether tokens were outside the active rows, bool [rows, places].
+        features: [places, taps * hidden] a row; none when nothing is traced.
+        best: the target's best tokens, best first, int64 [places, traced] a row.
+        logprobs: their log-probabilities [places, traced] a row.
+        missed: whether tokens were outside the active rows, bool [places] a row.
         likely: the first of the best ones, those that a context learns from, by row and place.
     """
 
-    features: Tensor | None
-    best: np.ndarray
-    logprobs: np.ndarray
-    missed: np.ndarray
+    features: Sequence[Tensor]
+    best: Sequence[np.ndarray]
+    logprobs: Sequence[np.ndarray]
+    missed: Sequence[np.ndarray]
     likely: list[list[list[int]]]
     pasts: Mapping[str, FetchedPast]
 
@@ -112,10 +113,10 @@ class Outcome:
     def of(cls, lesson: Lesson) -> Outcome:
         report, best = lesson.report, lesson.report.best()
         return cls(
-            None if lesson.features is None else lesson.features.tensor(),
-            best,
-            report.logprobs(),
-            report.missed(),
+            () if lesson.features is None else lesson.features.tensor().unbind(),
+            list(best[:, :, : report.wanted.traced]),
+            list(report.logprobs()),
+            list(report.missed()),
             best[:, :, :LIKELY].tolist(),
             lesson.pasts,
         )
@@ -134,22 +135,22 @@ class Course:
         """Whether the request ended with it."""
         return self.emissions[-1].last
 
-    def cycles(self, traced: int) -> Iterator[Cycle]:
-        """What traces record of it, with so many of the target's best tokens."""
+    def cycles(self) -> Iterator[Cycle]:
+        """What traces record of it."""
         request_id = self.state.request.id
         for emission, outcome in zip(self.emissions, self.outcomes, strict=True):
-            if outcome.features is None:
+            if not outcome.features:
                 continue
-            row, count = emission.row, len(emission.tokens)
+            row = emission.row
             past = outcome.pasts.get(request_id)
             yield Cycle(
-                outcome.features[row, :count],
+                outcome.features[row],
                 emission.tokens,
-                outcome.best[row, :count, :traced],
-                outcome.logprobs[row, :count],
+                outcome.best[row],
+                outcome.logprobs[row],
                 emission.drafted,
                 emission.accepted,
-                outcome.missed[row, :count],
+                outcome.missed[row],
                 None if past is None else past.read(),
             )
 

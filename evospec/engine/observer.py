@@ -17,6 +17,7 @@ from evospec.engine.host_copy import Fetched, fetch
 from evospec.engine.lessons import Backlog, Course, Emission, Lesson, ReadPrompt, courses, teach
 from evospec.engine.passes import Prompted
 from evospec.engine.report import Report, Wanted
+from evospec.engine.request import Request
 from evospec.engine.state import RequestState
 from evospec.engine.trace_pasts import FetchedPast, TracePasts
 from evospec.models.target import Target
@@ -24,6 +25,7 @@ from evospec.vocab.protocol import VocabularyPolicy
 from evospec.vocab.semantic import SemanticSource
 
 _AT_ONCE = 64  # emissions that are recorded in one part, about: it has to be over soon
+_TOO_MANY = 32  # cycles that wait to be recorded; beyond that no further request is traced
 _LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
 
 
@@ -104,7 +106,16 @@ class Observer:
 
     def records(self, states: Sequence[RequestState]) -> bool:
         """Whether any of these requests is traced."""
-        return self._recorder is not None and any(state.request.trace for state in states)
+        return self._recorder is not None and any(state.traced for state in states)
+
+    def _has_time_to_record(self, request: Request) -> bool:
+        """Whether a request is traced that is about to begin: not if it opted out, nor while so much waits
+        to be recorded that decoding would have to wait for it."""
+        if self._recorder is None or not request.trace:
+            return False
+        behind = self.unrecorded > _TOO_MANY
+        self._recorder.counts.skipped += behind
+        return not behind
 
     def admit(self, state: RequestState) -> None:
         if self._vocabulary is not None:
@@ -115,8 +126,8 @@ class Observer:
         """Keeps a completed prefill to learn from."""
         request, learners = state.request, self._learners
         context = best = features = past = None
-        traced = self._recorder is not None and prompted.features is not None and request.trace
-        if self._contexts is not None and (traced or self._semantic is not None):
+        state.traced = self._has_time_to_record(request)
+        if self._contexts is not None and (state.traced or self._semantic is not None):
             context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
             parts = [
@@ -124,7 +135,7 @@ class Observer:
                 for hidden in prompted.hidden[-learners.prompt_ranked :].split(_LOGITS_AT_ONCE)
             ]
             best = fetch(torch.cat(parts))
-        if self._recorder is not None and prompted.features is not None and request.trace:
+        if self._recorder is not None and prompted.features is not None and state.traced:
             latest = prompted.features[:-1][-self._recorder.context :]
             features = fetch(latest)
             past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
@@ -161,6 +172,16 @@ class Observer:
         return not self._unrecorded.empty
 
     @property
+    def has_untaught_prompts(self) -> bool:
+        """Whether there are prompts among it, which take longer."""
+        return bool(self._untaught.prompts)
+
+    @property
+    def skipped(self) -> int:
+        """Requests that might have been traced, but came while recording was behind."""
+        return 0 if self._recorder is None else self._recorder.counts.skipped
+
+    @property
     def untaught(self) -> int:
         """Cycles that the vocabulary has not learned from."""
         return len(self._untaught.lessons)
@@ -185,7 +206,8 @@ class Observer:
         take well less than a cycle each; the next call must come after the last part."""
         # At once: what is taught while parts are recorded is of later cycles, and of requests they may begin.
         fresh, self._unrecorded = self._unrecorded, Backlog()
-        vectors, self._vectors = self._vectors, []
+        vectors = [each for each in self._vectors if each[1].arrived]
+        self._vectors = [each for each in self._vectors if not each[1].arrived]
         return self._recorded(fresh, vectors)
 
     def _recorded(self, fresh: Backlog, vectors: list[tuple[str, Fetched]]) -> Iterator[None]:
@@ -228,8 +250,8 @@ class Observer:
     def _take_in(self, course: Course) -> None:
         if self._semantic is not None and self._contexts is not None:
             self._follow(self._semantic, self._contexts, course)
-        if self._recorder is not None and course.state.request.trace:
-            self._recorder.emitted(course.state.request.id, course.cycles(self._traced.traced))
+        if self._recorder is not None and course.state.traced:
+            self._recorder.emitted(course.state.request.id, course.cycles())
 
     def _follow(self, semantic: SemanticSource, contexts: ContextVectors, course: Course) -> None:
         state, due = course.state, False
@@ -251,7 +273,7 @@ class Observer:
             self._vocabulary.finish(request_id, learn=learn)
         if self._semantic is not None:
             self._semantic.finish(request_id, learn=learn)
-        if self._recorder is not None and state.request.trace:
+        if self._recorder is not None and state.traced:
             self._recorder.finish(request_id)
         if self._pasts is not None:
             self._pasts.finish(request_id)

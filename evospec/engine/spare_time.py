@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import math
 
-_MOST = 0.005  # seconds that can be saved up
-
 
 class SpareTime:
-    """An account: what the host waits for the device is paid in, what it takes for itself is paid out.
+    """In each cycle the host may take for itself what it had to spare in the last one.
 
     Without bounds until the device first had to wait: where that never happens, nothing is counted.
 
     Attributes:
-        seconds: what may be taken now; below 0 it has to be earned first.
+        seconds: what is left to take; below 0 more was taken than there seemed to be.
     """
 
-    __slots__ = ("seconds",)
+    __slots__ = ("_taken", "seconds")
 
     def __init__(self) -> None:
         self.seconds = math.inf
+        self._taken = 0.0
 
     def took(self, seconds: float) -> None:
         self.seconds -= seconds
+        self._taken += seconds
 
     def waited(self, seconds: float, *, late: bool) -> None:
-        """How long the host waited for a cycle; `late`: it had ended before."""
+        """How long the host waited for a cycle; `late`: the device had nothing to do meanwhile."""
         if late:
-            self.seconds = min(self.seconds, 0.0)
-        else:
-            self.seconds = min(self.seconds + seconds, max(self.seconds, _MOST))
+            self.seconds = 0.0
+        elif self.seconds < math.inf:
+            self.seconds = self._taken + seconds
+        self._taken = 0.0

@@ -15,6 +15,7 @@ class RequestState:
         tokens: prompt and emitted tokens.
         prefilled: prompt positions already in the target's cache.
         pending: confirmed pairs whose features wait to be written to the drafter's cache.
+        traced: whether what it emits is recorded; known once the prompt is complete.
     """
 
     request: Request
@@ -22,6 +23,7 @@ class RequestState:
     slot: int = -1
     prefilled: int = 0
     pending: int = 0
+    traced: bool = False
     cancelled: bool = False
     finish: FinishReason | None = None
 

@@ -91,6 +91,7 @@ class Stepper:
         self._flight: Flight | None = None
         self._adapter_version = 0  # of the next cycle to be launched
         self._landed_at = 0.0
+        self._cycle_seconds = 0.0  # of the last cycle
         self._outputs: list[StepOutput] = []  # of cycles that ended between steps
         self.update_gauges()
 
@@ -162,6 +163,7 @@ class Stepper:
         stats.active_rows = self._head().count
         stats.draft_plan = self._controller.current.name
         stats.plan_switches = self._controller.switches
+        stats.requests_untraced = self._observer.skipped
         stats.vocabulary_epoch = self._vocabulary.epoch if self._vocabulary is not None else 0
 
     # --- parts of a step ---
@@ -195,10 +197,19 @@ class Stepper:
         if not self._overlap:
             self._learning.catch_up()
             return self._land(flight)
-        self._learning.meanwhile(read=flight.step.plan.reads_vocabulary)
+        reads = flight.step.plan.reads_vocabulary
+        # The next cycle drafts from what is learned before its launch, which must not come late.
+        left = max(self._landed_at, flight.launched) + self._cycle_seconds - perf_counter()
+        first = self._learning.fits(left - flight.launch_seconds)
+        if first:
+            self._learning.teach_beside(read=reads)
         if flight.lasting:
             self._flight = self._launch(flight)
-        return self._land(flight)
+        late = flight.outcome.report.late  # from here on the device has a cycle to do
+        if not first:
+            self._learning.teach_beside(read=reads)
+        self._learning.record_beside()
+        return self._land(flight, late=late)
 
     def _launch(self, after: Flight | None) -> Flight:
         """Launches a cycle of all running requests, behind the one that is under way."""
@@ -214,11 +225,11 @@ class Stepper:
         version = self._adapter_version
         return Flight(states, step, outcome, features, version, began, launched=perf_counter())
 
-    def _land(self, flight: Flight) -> list[StepOutput]:
-        """Waits for a cycle and takes in its outcome."""
+    def _land(self, flight: Flight, *, late: bool = False) -> list[StepOutput]:
+        """Waits for a cycle and takes in its outcome; `late`: the host has kept the device waiting."""
         plan = flight.step.plan
         self.stats.adapter_version = flight.adapter_version
-        arrived, late = perf_counter(), flight.outcome.report.late
+        arrived = perf_counter()
         report = self.runner.finish(flight.step, flight.outcome, flight.states)
         self._learning.spare.waited(perf_counter() - arrived, late=late)
         # One that ended while this was under way is in it still, but emits no more.
@@ -240,7 +251,7 @@ class Stepper:
         launched = max(flight.launched, began)
         self.stats.draft_seconds += launched - began
         self.stats.verify_seconds += landed - launched
-        self._landed_at = landed
+        self._landed_at, self._cycle_seconds = landed, landed - began
         if self._watched:  # marks take time of their own: nothing is concluded from such a cycle
             return
         depths = [emission.drafted for emission in emissions]

@@ -16,9 +16,12 @@ import torch
 from evospec.align.recorder import FEWEST_SCORED, TraceRecorder
 from evospec.align.trace import Trace
 from evospec.config import AlignmentConfig, EngineConfig, SemanticConfig, VocabularyConfig
+from evospec.engine import learning, observer
 from evospec.engine.controller import Controller
 from evospec.engine.engine import Engine
 from evospec.engine.host_copy import SentReport
+from evospec.engine.learning import Learning
+from evospec.engine.lessons import ReadPrompt
 from evospec.engine.observer import Learners
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.runner import Runner
@@ -246,30 +249,69 @@ def test_tokens_are_covered_by_the_rows_that_drafted_them(target: Target) -> Non
     assert engine.stats.covered_tokens < engine.stats.coverable_tokens
 
 
-def test_bookkeeping_runs_while_the_device_works(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a cycle is under way, the last one is learned from and the next one launched; only then is
-    anything waited for."""
+@pytest.mark.parametrize(
+    ("fits", "expected"),
+    [(True, ["apply", "launch", "record", "finish"]), (False, ["launch", "apply", "record", "finish"])],
+)
+def test_bookkeeping_runs_while_the_device_works(
+    target: Target, monkeypatch: pytest.MonkeyPatch, fits: bool, expected: list[str]
+) -> None:
+    """While a cycle is under way, the last one is learned from and the next one launched, which is not
+    kept waiting; only then is anything waited for."""
     order: list[str] = []
 
-    def noted(owner: type, name: str) -> None:
+    def noted(owner: type, name: str, label: str) -> None:
         original = getattr(owner, name)
 
-        def call(*arguments: object) -> object:
-            order.append(name)
-            return original(*arguments)
+        def call(*arguments: object, **named: object) -> object:
+            order.append(label)
+            return original(*arguments, **named)
 
         monkeypatch.setattr(owner, name, call)
 
     monkeypatch.setattr(SpareTime, "waited", lambda self, seconds, *, late: None)  # always enough of it
+    monkeypatch.setattr(Learning, "fits", lambda self, seconds: fits)
     engine = engine_of(target, "chain", 2, ROUNDED)
     engine.admit(Request("r", (5, 6, 7), SamplingParams(max_tokens=40, ignore_eos=True)))
     engine.step()
-    noted(Runner, "launch")
-    noted(DynamicVocabulary, "apply")
-    noted(Runner, "finish")
+    noted(Runner, "launch", "launch")
+    noted(DynamicVocabulary, "apply", "apply")
+    noted(Learning, "record_beside", "record")
+    noted(Runner, "finish", "finish")
     engine.step()
     engine.step()
-    assert order == ["apply", "launch", "finish"] * 2
+    assert order == expected * 2
+
+
+def test_teaching_is_expected_to_take_what_it_took_lately(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(learning, "perf_counter", lambda: now)
+    taking = 1.0
+
+    def apply(vocabulary: DynamicVocabulary) -> int:
+        nonlocal now
+        now += taking
+        return 0
+
+    monkeypatch.setattr(DynamicVocabulary, "apply", apply)
+    monkeypatch.setattr(SpareTime, "took", lambda self, seconds: None)
+    engine = engine_of(target, "chain", 2, ROUNDED)
+    engine.admit(Request("r", (5, 6, 7), SamplingParams(max_tokens=90, ignore_eos=True)))
+    known = engine._stepper._learning
+    assert known.fits(0.0)
+    for _ in range(4):
+        engine.step()
+    assert known.fits(1.0)
+    assert not known.fits(0.9)
+    taking = 0.1
+    for _ in range(3):
+        engine.step()
+    assert known.fits(0.9)
+    assert not known.fits(0.1)
+    known._observer._untaught.prompts.append(ReadPrompt(requests(1)[0], None, None, None, None))
+    assert not known.fits(9.0)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -330,6 +372,22 @@ def test_a_late_host_learns_of_every_token_all_the_same(
         return sorted(trace.token_ids.tolist() for trace in decoded.traces)
 
     assert learned(late) == learned(usual)
+
+
+def test_requests_that_come_while_recording_is_behind_are_not_traced(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = requests(24)
+    usual = decode(engine_of(target, "chain", 4, ROUNDED), asked, 1, frozenset())
+    monkeypatch.setattr(SentReport, "late", property(lambda _: True))
+    monkeypatch.setattr(observer, "_TOO_MANY", 2)
+    engine = engine_of(target, "chain", 4, ROUNDED)
+    late = decode(engine, asked, 1, frozenset())
+    assert late.texts == usual.texts
+    wanting = sum(one.trace for one in asked)
+    assert 0 < engine.stats.requests_untraced < wanting
+    whole = {trace.token_ids.tobytes() for trace in usual.traces}
+    assert {trace.token_ids.tobytes() for trace in late.traces} < whole
 
 
 def test_a_padded_head_never_drafts_padding(target: Target) -> None:
