@@ -20,7 +20,6 @@ from evospec.engine.text import TextStream
 from evospec.errors import EvoSpecError
 from evospec.models.chat import encode_prompt
 from evospec.models.loading import DeviceSetting, DtypeSetting
-from evospec.vocab.memory_index import MemoryIndex
 from evospec.vocab.policy_name import PolicyName
 
 Show = Callable[[str], None]
@@ -108,8 +107,7 @@ class Generator:
 
     def __init__(self, config: Config, *, chat: bool) -> None:
         self._engine = load_engine(config)
-        index = MemoryIndex(config.semantic.max_points, config.semantic.tokens_per_lookup)
-        self._retrieval = RetrievalPump(self._engine, index, config.semantic.neighbours)
+        self._retrieval = RetrievalPump.in_memory(self._engine, config.semantic)
         self._chat = chat
 
     def run(self, prompt: Prompt, sampling: SamplingParams, show: Show) -> Generated:

@@ -21,7 +21,6 @@ from evospec.engine.retrieval import RetrievalPump
 from evospec.errors import EvoSpecError
 from evospec.models.chat import encode_prompt
 from evospec.vocab.active import ActiveSlot
-from evospec.vocab.memory_index import MemoryIndex
 from evospec.vocab.proposals import Origin
 
 
@@ -95,11 +94,7 @@ def inspect_vocabulary(
         raise EvoSpecError(
             f"{config.vocabulary.policy} never changes: inspect a dynamic policy, such as `evospec`"
         )
-    pump = RetrievalPump(
-        engine,
-        MemoryIndex(config.semantic.max_points, config.semantic.tokens_per_lookup),
-        config.semantic.neighbours,
-    )
+    pump = RetrievalPump.in_memory(engine, config.semantic)
     tokenizer = engine.target.tokenizer
     sampling = SamplingParams(max_tokens=max_tokens)
     _answer(

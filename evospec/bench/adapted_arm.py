@@ -21,8 +21,6 @@ from evospec.bench.memory import PeakMemory
 from evospec.bench.models import BenchModels
 from evospec.config import Config
 from evospec.engine.engine import Engine
-from evospec.engine.retrieval import RetrievalPump
-from evospec.vocab.memory_index import MemoryIndex
 
 _MEBIBYTE = 1 << 20
 
@@ -132,8 +130,7 @@ class AdaptedArm:
         loaded = replace(models.drafter, drafter=copy.deepcopy(models.drafter.drafter))
         name = ArmName(arm.text, arm.policy, drafting)
         engine = replace(models, drafter=loaded).engine(name, own)
-        index = MemoryIndex(own.semantic.max_points, own.semantic.tokens_per_lookup)
-        decoder = EngineArm(name, engine, RetrievalPump(engine, index, own.semantic.neighbours))
+        decoder = EngineArm(name, engine, models.retrieval(engine, own))
         if not arm.adapts:
             return cls(arm, decoder, engine, None)
         target, log = models.target, UpdateLog(ExtraMemory(models.target.device))

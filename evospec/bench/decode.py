@@ -23,9 +23,7 @@ from evospec.bench.settings import DecodeSettings
 from evospec.bench.summary import ArmFacts, Subject, summarise
 from evospec.config import AlignmentConfig, Config, EngineConfig, ModelConfig
 from evospec.engine.plan import plans_of
-from evospec.engine.retrieval import RetrievalPump
 from evospec.heap import settle_heap
-from evospec.vocab.memory_index import MemoryIndex
 
 WARM_UP_ROUNDS = 2
 SHORTEST = 16  # a drafter is refused for its reach only once the prompts are known
@@ -221,8 +219,7 @@ def _arm(name: ArmName, models: BenchModels, config: Config, assistant: str | No
         target = models.target
         return PeerArm(name, twin(target.model), target.eos_ids, config.engine.max_length, helper)
     built = models.engine(name, config)
-    index = MemoryIndex(config.semantic.max_points, config.semantic.tokens_per_lookup)
-    return EngineArm(name, built, RetrievalPump(built, index, config.semantic.neighbours))
+    return EngineArm(name, built, models.retrieval(built, config))
 
 
 def config_of(settings: DecodeSettings, max_length: int) -> Config:

@@ -10,6 +10,8 @@ from evospec.bench.results import PLAIN
 from evospec.config import Config, EngineConfig
 from evospec.engine.build import build_engine, load_own_drafter, load_target
 from evospec.engine.engine import Engine
+from evospec.engine.flight import overlaps
+from evospec.engine.retrieval import RetrievalPump
 from evospec.models.drafter_store import LoadedDrafter
 from evospec.models.target import Target
 
@@ -44,6 +46,11 @@ class BenchModels:
             update={"engine": engine_config(name, config.engine), "vocabulary": vocabulary}
         )
         return build_engine(own, self.target, None if name.drafting is None else self.drafter)
+
+    def retrieval(self, engine: Engine, config: Config) -> RetrievalPump:
+        """What serves an engine of ours, beside it where its cycles run beside the host."""
+        beside = overlaps(config.engine, self.target.device)
+        return RetrievalPump.in_memory(engine, config.semantic, beside=beside)
 
 
 def engine_config(name: ArmName, config: EngineConfig) -> EngineConfig:

@@ -152,7 +152,7 @@ class DynamicVocabulary:
 
     def apply(self) -> int:
         if self._emitted:
-            self._watched.emitted(np.array(self._emitted, dtype=np.int64))
+            self._watched.emitted(self._emitted)
             self._emitted.clear()
         self._rows.tick()
         written = self._rows.activate_ranked(best_of(self._proposals()))

@@ -80,7 +80,7 @@ class StatisticalSource:
         heads, self._heads = self._heads, {}
         found: list[Proposals] = []
         for tenant, used in heads.items():
-            tokens = np.unique(np.array(used, dtype=np.int64))
+            tokens = np.array(sorted(set(used)), dtype=np.int64)
             tables = (self._own.find(tenant), self._cluster.get(tenant))
             found += [_proposed(table.look_up(tokens)) for table in tables if table is not None]
         if not found:

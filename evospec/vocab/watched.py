@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from evospec.vocab.active import ActiveRows
@@ -32,9 +34,9 @@ class WatchedRows:
             self._gone = np.concatenate((self._gone, token_ids))[-WATCHED:]
             self._is_gone[self._gone] = True
 
-    def emitted(self, token_ids: np.ndarray) -> None:
-        """Counts tokens of a cycle, int64 [n]; each once: from now on the text itself holds them."""
-        tokens = np.unique(token_ids)
+    def emitted(self, token_ids: Iterable[int]) -> None:
+        """Counts tokens of a cycle, each once: from now on the text itself holds them."""
+        tokens = np.fromiter(set(token_ids), dtype=np.int64)
         active = self._rows.contains(tokens)
         last, gone = tokens[self._is_last[tokens] & active], tokens[self._is_gone[tokens] & ~active]
         self._is_last[last] = False

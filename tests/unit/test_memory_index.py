@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,42 @@ def test_the_pump_answers_lookups_and_stores_points() -> None:
     assert index.count() == 2
     assert not engine.lookups
     assert not engine.points
+
+
+def test_a_pump_beside_the_engine_answers_later() -> None:
+    asked = threading.Event()
+
+    class Slow(MemoryIndex):
+        def search(self, vectors: np.ndarray, tenant: str, limit: int) -> list[TokenHits]:
+            asked.wait(10)
+            return super().search(vectors, tenant, limit)
+
+    index = Slow(10)
+    index.write([point(EAST, {7: 1.0}, "a")])
+    engine = ScriptedEngine("engine", [1])
+    engine.lookups = [Lookup("r1", "a", vector(*EAST))]
+    engine.points = [point(NORTH, {8: 1.0}, "b")]
+    pump = RetrievalPump(engine, index, 4, beside=True)
+    pump.run()
+    pump.run()
+    assert engine.hits == {}
+    asked.set()
+    while not engine.hits:
+        pump.run()
+    assert engine.hits == {"r1": TokenHits((7,), (1.0,))}
+    assert index.count() == 2
+
+
+def test_what_an_index_beside_the_engine_raises_is_raised() -> None:
+    index = MemoryIndex(10)
+    index.write([point(EAST, {7: 1.0}, "a")])
+    engine = ScriptedEngine("engine", [1])
+    engine.lookups = [Lookup("r1", "a", np.ones(3, dtype=np.float32))]
+    pump = RetrievalPump(engine, index, 4, beside=True)
+    with pytest.raises(TokenIndexError, match="vectors of 2 numbers, the query has 3"):
+        run_on(pump)
+
+
+def run_on(pump: RetrievalPump) -> None:
+    while True:
+        pump.run()
