@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from evospec.decoding.choice import Choice, best_choice
-from evospec.decoding.draft import Draft
+from evospec.decoding.draft import Draft, Proposal
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, uniforms
 from evospec.models.draft_body import DraftBody
 from evospec.models.kv_cache import KVCache, Window
@@ -82,7 +82,7 @@ class ChainDrafter:
                 its best tokens.
         """
         # Verification subtracts the proposal token by token: it needs the map as it is now.
-        snapshot = head.ids.clone() if head.ids is not None and drawing is not None else head.ids
+        row_ids = head.ids.clone() if head.ids is not None and drawing is not None else None
         hidden = root.hidden
         chosen: list[Choice] = []
         proposals: list[Tensor] = []
@@ -98,13 +98,11 @@ class ChainDrafter:
             if step + 1 < length:
                 window = Window(0, root.starts + step, 1, root.longest_context + step + 1)
                 hidden = self.body(self.body.carry(hidden), choice.embeddings, window, cache, root.choice)
-        return Draft(
-            tokens=torch.stack([choice.tokens for choice in chosen], dim=1),
-            lengths=root.lengths,
-            choices=torch.stack([choice.places for choice in chosen], dim=1),
-            probabilities=torch.stack(proposals, dim=1) if proposals else None,
-            row_ids=snapshot,
-        )
+        tokens = torch.stack([choice.tokens for choice in chosen], dim=1)
+        if not proposals:
+            return Draft(tokens, root.lengths)
+        places = torch.stack([choice.places for choice in chosen], dim=1)
+        return Draft(tokens, root.lengths, Proposal(places, torch.stack(proposals, dim=1), row_ids))
 
 
 def _proposal(logits: Tensor, sampling: SamplingBatch) -> Tensor:

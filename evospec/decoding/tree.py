@@ -101,7 +101,7 @@ class TreeDrafter:
             tokens, candidates, parent = words.gather(1, chosen), first + chosen, chosen // beam
             hidden = hidden.gather(1, parent[..., None].expand(-1, -1, hidden.shape[-1]))
             bits = bits.gather(1, parent) | (1 << ((level + 1) * beam + place))
-        return _assemble(pool, shape, root.lengths, head.ids)
+        return _assemble(pool, shape, root.lengths)
 
     def _best(self, hidden: Tensor, head: HeadView, beam: int) -> _Best:
         """The best `beam` tokens after each place [rows, places, beam]."""
@@ -119,7 +119,7 @@ class _Best:
     costs: Tensor
 
 
-def _assemble(pool: _Pool, shape: TreeShape, lengths: Tensor, row_ids: Tensor | None) -> Draft:
+def _assemble(pool: _Pool, shape: TreeShape, lengths: Tensor) -> Draft:
     """Keeps the best candidates; their ancestors are among them, since scores only fall."""
     tokens, scores, parents = (torch.cat(parts, dim=1) for parts in (pool.tokens, pool.scores, pool.parents))
     kept = scores.topk(shape.nodes, dim=1).indices.sort(dim=1).values  # parents before children
@@ -138,4 +138,4 @@ def _assemble(pool: _Pool, shape: TreeShape, lengths: Tensor, row_ids: Tensor | 
     depths = ((ancestors[..., None] >> place) & 1).sum(dim=-1) - 1
     chosen = tokens.gather(1, kept)
     tree = DraftTree(parents=above, depths=depths, ancestors=ancestors, deepest=shape.depth)
-    return Draft(chosen, lengths, choices=chosen, row_ids=row_ids, tree=tree)
+    return Draft(chosen, lengths, tree=tree)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from evospec.decoding.draft import Draft, DraftTree
+from evospec.decoding.draft import Draft, DraftTree, Proposal
 from evospec.decoding.sampling import Purpose, SamplingBatch, draw, target_probabilities, uniforms
 
 
@@ -54,9 +54,9 @@ def verify(
     Example, greedy: draft (b c d), target's choices (b c x y): accepted 2, tokens (b c x -).
     """
     best = logits.argmax(dim=-1) if best is None else best
-    if draft.probabilities is not None and sampling.any_sampled:
+    if draft.proposal is not None and sampling.any_sampled:
         greedy = _follow_chain(draft, best)
-        drawn = _reject(draft, draft.probabilities, logits.float(), sampling, first_position)
+        drawn = _reject(draft, draft.proposal, logits.float(), sampling, first_position)
         return Verdict(
             accepted=torch.where(sampling.greedy, greedy.accepted, drawn.accepted),
             tokens=torch.where(sampling.greedy[:, None], greedy.tokens, drawn.tokens),
@@ -85,7 +85,7 @@ def _follow_chain(draft: Draft, choices: Tensor) -> Verdict:
 
 
 def _reject(
-    draft: Draft, proposal: Tensor, logits: Tensor, sampling: SamplingBatch, first_position: Tensor
+    draft: Draft, proposal: Proposal, logits: Tensor, sampling: SamplingBatch, first_position: Tensor
 ) -> Verdict:
     """Speculative rejection sampling; every row is taken to be sampled.
 
@@ -99,7 +99,7 @@ def _reject(
     positions = first_position[:, None] + place  # [rows, length + 1]
 
     p = target[:, :length].gather(-1, draft.tokens[..., None]).squeeze(-1)  # [rows, length]
-    q = proposal.gather(-1, draft.choices[..., None]).squeeze(-1)
+    q = proposal.probabilities.gather(-1, proposal.choices[..., None]).squeeze(-1)
     threshold = uniforms(sampling.seeds, positions[:, :length], Purpose.ACCEPT)
     stands = (threshold * q.double() < p.double()) & _within(draft)
     accepted = stands.long().cumprod(dim=1).sum(dim=1)  # [rows]
@@ -108,7 +108,7 @@ def _reject(
     residual = target[row, accepted]  # [rows, vocab]
     if length:
         rejected_at = accepted.clamp(max=length - 1)
-        rejected = _scatter(proposal[row, rejected_at], draft.row_ids, target.shape[-1])
+        rejected = _scatter(proposal.probabilities[row, rejected_at], proposal.row_ids, target.shape[-1])
         # With every draft token accepted nothing was rejected: the token comes from p itself.
         rejected = rejected * (accepted < draft.lengths)[:, None]
         positive = (residual - rejected).clamp(min=0)

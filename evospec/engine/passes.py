@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -54,6 +54,11 @@ class Step:
     truncated: bool
     draws: bool
     report: ReportLayout
+
+    @property
+    def verified(self) -> Step:
+        """What of it matters to the target: how many pairs were written does not."""
+        return replace(self, pairs=min(self.pairs, 1))
 
     @property
     def reach(self) -> int:

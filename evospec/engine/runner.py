@@ -56,6 +56,7 @@ class Runner:
             target, drafter, self._drafting, self.slots, self._sizes, settings.prefill_chunk
         )
         self._no_drafts: dict[int, Draft] = {}  # by rows: graphs hold on to them
+        self._kept_drafts: dict[Step, Draft] = {}
         nodes = max(plan.nodes for plan in settings.plans)
         widest = ReportLayout(settings.places, nodes=nodes, tree=True, covered=True, wanted=settings.wanted)
         self._reports = ReportBuffer(settings.slots * widest.columns, self.device)
@@ -241,11 +242,11 @@ class Runner:
         draft = self._no_draft(step.rows)
         drafting = self._drafting
         if step.pairs and drafting is not None:
-            drafted = self._drafts.run(step, partial(drafting.draft, self.slots.state, step, head))
+            drafted = self._drafts.run(step, partial(self._draft, drafting, step, head))
             draft = draft if drafted is None else drafted
         self._stopwatch.mark("host")
         features = self._verifications.run(
-            step, partial(self._verify, step, draft, head), self.slots.advancing
+            step.verified, partial(self._verify, step, draft, head), self.slots.advancing
         )
         return Launched(self._reports.send(step.rows * step.report.columns), features)
 
@@ -256,6 +257,15 @@ class Runner:
             # The host's count of pending pairs keeps step with the device's.
             state.pending = accepted + 1 + (0 if step.pairs else state.pending)
         return report
+
+    def _draft(self, drafting: Drafting, step: Step, head: HeadView) -> Draft | None:
+        draft = drafting.draft(self.slots.state, step, head)
+        if draft is None or not self._sizes.rounded:
+            return draft
+        # Cycles that differ in what they catch up with share one graph of the target, which reads one place.
+        if step.verified not in self._kept_drafts:
+            self._kept_drafts[step.verified] = draft.clone()
+        return draft.copied_to(self._kept_drafts[step.verified])
 
     def _verify(self, step: Step, draft: Draft, head: HeadView) -> Tensor | None:
         """One target pass over each row's last token and its draft, and the state after it."""

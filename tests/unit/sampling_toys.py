@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from evospec.decoding.draft import Draft
+from evospec.decoding.draft import Draft, Proposal
 from evospec.decoding.sampling import Purpose, SamplingBatch, SamplingParams, draw, uniforms
 from evospec.decoding.verify import Verdict, verify
 
@@ -62,10 +62,18 @@ def draft(toy: Toy, last: Tensor, length: int, active: Tensor | None, sampling: 
     return Draft(
         tokens=torch.stack(tokens, dim=1),
         lengths=torch.full((len(last),), length),
-        choices=torch.stack(choices, dim=1),
-        probabilities=torch.stack(proposals, dim=1),
-        row_ids=None if active is None else active.clone(),  # as it is now
+        proposal=Proposal(
+            torch.stack(choices, dim=1),
+            torch.stack(proposals, dim=1),
+            None if active is None else active.clone(),  # as it is now
+        ),
     )
+
+
+def mistold(made: Draft, row_ids: Tensor | None) -> Draft:
+    """A draft that says it was made from other rows."""
+    assert made.proposal is not None
+    return replace(made, proposal=replace(made.proposal, row_ids=row_ids))
 
 
 def emitted_counts(
@@ -90,7 +98,7 @@ def emitted_counts(
     sampling = batch(params, draws, first_seed)
     start = torch.zeros(draws, dtype=torch.int64)
     made = draft(toy, start, length, used, sampling)
-    told = made if drafted_with is None else replace(made, row_ids=active)
+    told = made if drafted_with is None else mistold(made, active)
     context = torch.cat((start[:, None], made.tokens), dim=1)
     first = check(told, toy.target[context], sampling, torch.ones(draws, dtype=torch.int64))
     tokens = first.tokens[:, :2].clone()
@@ -105,7 +113,7 @@ def emitted_counts(
         again.truncated,
     )
     made = draft(toy, tokens[short, 0], length, used, rest)
-    told = made if drafted_with is None else replace(made, row_ids=active)
+    told = made if drafted_with is None else mistold(made, active)
     context = torch.cat((tokens[short, :1], made.tokens), dim=1)
     second = check(told, toy.target[context], rest, torch.full((len(short),), 2))
     tokens[short, 1] = second.tokens[:, 0]

@@ -339,11 +339,12 @@ def test_a_sampled_draft_carries_the_map_of_its_own_head() -> None:
         drafter.new_cache(3, STEPS + 1),
         SamplingBatch.of([SamplingParams(temperature=1.0, seed=seed) for seed in range(3)], CPU),
     )
-    assert draft.row_ids is not None
-    assert torch.equal(draft.row_ids, made.token_ids)
-    assert torch.equal(made.token_ids[draft.choices], draft.tokens)
-    assert draft.probabilities is not None
-    assert draft.probabilities.shape == (3, STEPS, 100)
+    proposal = draft.proposal
+    assert proposal is not None
+    assert proposal.row_ids is not None
+    assert torch.equal(proposal.row_ids, made.token_ids)
+    assert torch.equal(made.token_ids[proposal.choices], draft.tokens)
+    assert proposal.probabilities.shape == (3, STEPS, 100)
 
 
 def test_sampled_tokens_follow_the_target_when_the_drafter_has_its_own_head() -> None:

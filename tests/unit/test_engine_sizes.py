@@ -168,6 +168,17 @@ def test_engines_prepared_for_long_requests_capture_nothing_more(target: Target,
     assert engine.captures == before
 
 
+def test_cycles_that_catch_up_with_more_share_one_graph_of_the_target(target: Target) -> None:
+    engine = engine_of(target, "auto", 2, ROUNDED)
+    runner = engine._stepper.runner
+    engine.prepare()
+    plans, spans = engine._stepper._controller.plans, ROUNDED.usual_spans(512, 160)
+    rows = ROUNDED.usual_rows(2)
+    kept = [step for step in runner._kept_drafts if step.plan.depth]
+    assert len(kept) == sum(plan.depth > 0 for plan in plans) * len(spans) * len(rows)
+    assert all(step.pairs == 1 for step in kept)
+
+
 def test_usual_spans_reach_the_longest_request() -> None:
     assert ROUNDED.usual_spans(200, 4096) == [256]
     assert ROUNDED.usual_spans(1000, 4096) == [256, 512, 1024]

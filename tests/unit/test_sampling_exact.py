@@ -89,9 +89,11 @@ def test_a_draft_keeps_the_map_it_was_made_with() -> None:
     )
     rows.activate(np.arange(100, 108), 2.0)
     rows.write()
-    assert drafted.row_ids is not None
-    assert drafted.row_ids.tolist() == list(range(40, 48))
-    assert torch.equal(drafted.row_ids[drafted.choices], drafted.tokens)
+    proposal = drafted.proposal
+    assert proposal is not None
+    assert proposal.row_ids is not None
+    assert proposal.row_ids.tolist() == list(range(40, 48))
+    assert torch.equal(proposal.row_ids[proposal.choices], drafted.tokens)
 
 
 def test_a_drafter_equal_to_the_target_is_always_accepted() -> None:
@@ -119,7 +121,8 @@ def residual_of_the_drafted_token_only(
 ) -> Verdict:
     """Planted bug: the residual subtracts the drafted token's mass, not the whole proposal."""
     verdict = verify(draft, logits, sampling, first)
-    assert draft.probabilities is not None
+    proposal = draft.proposal
+    assert proposal is not None
     p = target_probabilities(logits, sampling)
     for row in range(len(p)):
         place = int(verdict.accepted[row])
@@ -127,7 +130,7 @@ def residual_of_the_drafted_token_only(
             token = draft.tokens[row, place]
             residual = p[row, place].clone()
             residual[token] = (
-                residual[token] - draft.probabilities[row, place, draft.choices[row, place]]
+                residual[token] - proposal.probabilities[row, place, proposal.choices[row, place]]
             ).clamp(min=0)
             number = uniforms(
                 sampling.seeds[row : row + 1], first[row] + torch.tensor([[place]]), Purpose.EMIT
@@ -141,7 +144,8 @@ def target_renormalised_inside_active_rows(
 ) -> Verdict:
     """Planted bug: the target's distribution is cut down to the active rows."""
     inside = torch.full((VOCAB,), -torch.inf)
-    inside[draft.row_ids] = 0.0
+    assert draft.proposal is not None
+    inside[draft.proposal.row_ids] = 0.0
     return verify(draft, logits + inside, sampling, first)
 
 

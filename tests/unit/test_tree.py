@@ -127,7 +127,7 @@ def made_tree(parents: list[int], tokens: list[int], length: int) -> Draft:
         torch.tensor([parents]), torch.tensor([depths]), torch.tensor([ancestors]), deepest=max(depths)
     )
     chosen = torch.tensor([tokens])
-    return Draft(chosen, torch.tensor([length]), chosen, tree=tree)
+    return Draft(chosen, torch.tensor([length]), tree=tree)
 
 
 def walk(
@@ -210,7 +210,7 @@ def test_equal_seeds_draw_equal_tokens_whatever_was_drafted() -> None:
         last = int(verdict.tokens[0, 0])
         plain.append(last)
     chain = torch.tensor([[plain[0], plain[1]]])
-    of_chain = emitted(Draft(chain, torch.tensor([2]), chain), [3, plain[0], plain[1]])
+    of_chain = emitted(Draft(chain, torch.tensor([2])), [3, plain[0], plain[1]])
     assert of_chain.tokens[0].tolist() == plain
     other = (plain[0] + 1) % 8
     tree = made_tree([0, 0, 2], [other, plain[0], plain[1]], 3)
