@@ -59,7 +59,7 @@ COUNTERS = (
     Series("evospec_prefill_seconds", "Time spent on prompts.", lambda s: s.engine.prefill_seconds),
     Series(
         "evospec_requests_untraced",
-        "Requests not traced, because recording was behind.",
+        "Requests not traced, because recording was behind or over its budget.",
         lambda s: s.engine.requests_untraced,
     ),
     Series("evospec_traces_sent", "Traces that reached the aligner.", lambda s: s.traces.sent),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from evospec.align.int8_features import quantised
 from evospec.align.trace import Trace
+from evospec.align.trace_budget import TraceBudget
 from evospec.align.trace_check import finite_bfloat16
 from evospec.align.window import Cycle, Provenance, RequestPast, TraceWindow, WindowClock, WindowLayout
 from evospec.config import AlignmentConfig
@@ -25,7 +26,7 @@ FEWEST_SCORED = 4  # a shorter rest of a request costs more context bytes than i
 class RecorderCounts:
     """Monotonic counters, of windows but the first."""
 
-    skipped: int = 0  # requests that came while recording was behind
+    skipped: int = 0  # requests that came while recording was behind, or over its budget
     recorded: int = 0
     dropped: int = 0  # the outbox was full: oldest first
     short: int = 0  # fewer than FEWEST_SCORED positions when the request ended
@@ -45,7 +46,8 @@ class TraceRecorder:
     scored: they give the drafter left context, and `Trace.generated` is False for them,
     so that no position is learned or judged twice.
 
-    Complete traces wait in an outbox of `config.trace_buffer_mb`, oldest dropped first.
+    Complete traces wait in an outbox of `config.trace_buffer_mb`, oldest dropped first, and are paid for
+    from `budget`: whether there is any left is asked before a request is opened.
     """
 
     def __init__(self, config: AlignmentConfig, fingerprints: Fingerprints) -> None:
@@ -55,6 +57,7 @@ class TraceRecorder:
         self._open: dict[str, TraceWindow] = {}
         self._outbox: deque[Trace] = deque()
         self._outbox_bytes = 0
+        self.budget = TraceBudget(config.trace_mb_per_s * 2**20)
         self.counts = RecorderCounts()
 
     @property
@@ -165,6 +168,7 @@ class TraceRecorder:
         if self._config.trace_features == "int8":
             trace = quantised(trace)
         self.counts.recorded += 1
+        self.budget.spend(trace.nbytes)
         self._outbox.append(trace)
         self._outbox_bytes += trace.nbytes
         while self._outbox_bytes > self._capacity:

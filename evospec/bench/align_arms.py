@@ -13,6 +13,8 @@ from evospec.config import AlignmentConfig
 
 NONE: Final = "none"
 DEFAULT_ARMS = "none,lora,full-parameter,full-parameter+full-loss"
+# Streams stand for much longer ones: nothing of them is left out.
+_UNBOUNDED: dict[str, JsonValue] = {"trace_buffer_mb": 1024.0, "trace_mb_per_s": 1e6}
 _UPDATE_EVERY: TypeAdapter[int] = TypeAdapter(int)
 _GATED: TypeAdapter[bool] = TypeAdapter(bool)
 
@@ -93,7 +95,7 @@ def _parse(text: str, usual: str) -> AlignArm:
     try:
         every = _UPDATE_EVERY.validate_python(values.pop("update_every", 8 if full else 1))
         gated = _GATED.validate_python(values.pop("gated", not full))
-        config = AlignmentConfig.model_validate({"trace_buffer_mb": 1024.0, **values})
+        config = AlignmentConfig.model_validate({**_UNBOUNDED, **values})
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "option"

@@ -21,6 +21,12 @@ class AlignmentConfig(Section):
         description="Positions before a trace, the latest, for which it brings what the drafter's cache "
         "holds: that is what drafts were made from. 0 leaves it out.",
     )
+    trace_mb_per_s: float = Field(
+        5.0,
+        gt=0,
+        description="Traces that a replica makes, at most: beyond that requests are not traced, so that a "
+        "busy replica is not held up by it. Slow ones trace all.",
+    )
     trace_buffer_mb: float = Field(16.0, gt=0, description="Unsent traces a replica may hold.")
     replay_mb: float = Field(256.0, gt=0, description="Traces the aligner keeps to learn from.")
     replay_clusters: int = Field(

@@ -108,14 +108,14 @@ class Observer:
         """Whether any of these requests is traced."""
         return self._recorder is not None and any(state.traced for state in states)
 
-    def _has_time_to_record(self, request: Request) -> bool:
-        """Whether a request is traced that is about to begin: not if it opted out, nor while so much waits
-        to be recorded that decoding would have to wait for it."""
+    def _is_to_be_traced(self, request: Request) -> bool:
+        """Of a request that is about to begin: not if it opted out, nor while so much waits to be recorded
+        that decoding would have to wait for it."""
         if self._recorder is None or not request.trace:
             return False
-        behind = self.unrecorded > _TOO_MANY
-        self._recorder.counts.skipped += behind
-        return not behind
+        traced = self.unrecorded <= _TOO_MANY and self._recorder.budget.left
+        self._recorder.counts.skipped += not traced
+        return traced
 
     def admit(self, state: RequestState) -> None:
         if self._vocabulary is not None:
@@ -126,7 +126,7 @@ class Observer:
         """Keeps a completed prefill to learn from."""
         request, learners = state.request, self._learners
         context = best = features = past = None
-        state.traced = self._has_time_to_record(request)
+        state.traced = self._is_to_be_traced(request)
         if self._contexts is not None and (state.traced or self._semantic is not None):
             context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
@@ -178,7 +178,7 @@ class Observer:
 
     @property
     def skipped(self) -> int:
-        """Requests that might have been traced, but came while recording was behind."""
+        """Requests that might have been traced, but came while recording was behind, or over its budget."""
         return 0 if self._recorder is None else self._recorder.counts.skipped
 
     @property

@@ -30,7 +30,7 @@ class EngineStats:
     adapter_swaps: int = 0
     requests_per_choice: dict[int, int] = field(default_factory=dict)  # 0: of no kind; kind i is i + 1
     cycles_per_plan: dict[str, int] = field(default_factory=dict)  # how cycles drafted
-    requests_untraced: int = 0  # that came while recording was behind
+    requests_untraced: int = 0  # that came while recording was behind, or over its budget
     plan_switches: int = 0  # changes of the controller's mind on how to draft
     draft_seconds: float = 0.0
     verify_seconds: float = 0.0

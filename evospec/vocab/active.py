@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from evospec.models.tables import TokenTables
 from evospec.vocab.head_rows import HeadRows, HeadView
-from evospec.vocab.proposals import Origin, Proposals, Ranking, best_of
+from evospec.vocab.proposals import Origin, Proposals, Ranking
 from evospec.vocab.row_update import RowUpdate
 
 _INACTIVE = -1
+_LEAST = 1e-300  # score that one of 0 counts as
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -115,22 +117,20 @@ class ActiveRows:
         Returns:
             Number of rows written.
         """
-        return self.activate_ranked(best_of({origin: Proposals.of(token_ids, scores)}))
+        return self.propose({origin: Proposals.of(token_ids, scores)})
 
-    def activate_ranked(self, ranking: Ranking) -> int:
-        """The same for tokens that sources have proposed; each row remembers which one wanted it most."""
-        ids, values, origins = ranking.token_ids, ranking.scores, ranking.origins
+    def propose(self, proposals: Mapping[Origin, Proposals]) -> int:
+        """The same for what sources want; each row remembers which one wanted it most, of several the
+        first. A token may come more than once."""
+        wanted = Ranking.of(proposals)
         if self._head_row is not None:
-            drafted = self._head_row[ids] != _INACTIVE
-            ids, values, origins = ids[drafted], values[drafted], origins[drafted]
-        slots = self._slot_of[ids]
-        here = slots != _INACTIVE
-        self._refresh(slots[here], values[here], origins[here])
-        if here.all():
+            wanted = wanted.at(np.flatnonzero(self._head_row[wanted.token_ids] != _INACTIVE))
+        slots = self._slot_of[wanted.token_ids]
+        here = np.flatnonzero(slots != _INACTIVE)
+        self._refresh(slots[here], wanted.at(here))
+        if len(here) == len(wanted):
             return 0
-        ids, values, origins = ids[~here], values[~here], origins[~here]
-        order = np.argsort(-values, kind="stable")
-        return self._insert(ids[order], values[order], origins[order])
+        return self._insert(wanted.at(np.flatnonzero(slots == _INACTIVE)).best())
 
     def deactivate(self, token_ids: np.ndarray) -> None:
         """Takes tokens out, distinct ids [n]; those that are pinned, or not active, stay as they are."""
@@ -199,18 +199,20 @@ class ActiveRows:
             raise ValueError("token is not active")
         return slots
 
-    def _refresh(self, slots: np.ndarray, scores: np.ndarray, origins: np.ndarray) -> None:
-        fresh, ranks = self._ranked(scores), self._ranks[slots]
-        self._origins[slots] = np.where(fresh >= ranks, origins, self._origins[slots])
-        self._ranks[slots] = np.maximum(fresh, ranks)
+    def _refresh(self, slots: np.ndarray, wanted: Ranking) -> None:
+        fresh = self._ranked(wanted.scores)
+        np.maximum.at(self._ranks, slots, fresh)
+        most = np.flatnonzero(fresh == self._ranks[slots])[::-1]  # the first one is written last, and stays
+        self._origins[slots[most]] = wanted.origins[most]
 
     def _ranked(self, scores: np.ndarray) -> np.ndarray:
-        """What `_ranks` is of these scores at this tick; nothing is below 0."""
-        with np.errstate(divide="ignore"):
-            ranks: np.ndarray = np.log2(scores) + self._tick / self._half_life
+        """What `_ranks` is of these scores at this tick."""
+        ranks: np.ndarray = np.log2(np.maximum(scores, _LEAST)) + self._tick / self._half_life
         return ranks
 
-    def _insert(self, ids: np.ndarray, scores: np.ndarray, origins: np.ndarray) -> int:
+    def _insert(self, wanted: Ranking) -> int:
+        """Brings in distinct tokens, best first."""
+        ids, scores, origins = wanted.token_ids, wanted.scores, wanted.origins
         free = max(0, min(self._limit - self.count, len(ids)))
         slots = np.arange(self.count, self.count + free)
         if len(ids) > free:

@@ -13,7 +13,7 @@ from evospec.vocab.budget import RowBudget
 from evospec.vocab.context import ContextSource
 from evospec.vocab.core import CoreLists
 from evospec.vocab.head_rows import HeadView
-from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
+from evospec.vocab.proposals import NOTHING, Origin, Proposals
 from evospec.vocab.protocol import Ranked, Wishes
 from evospec.vocab.retrieved import RetrievedSource
 from evospec.vocab.statistical import StatisticalSource
@@ -155,7 +155,7 @@ class DynamicVocabulary:
             self._watched.emitted(self._emitted)
             self._emitted.clear()
         self._rows.tick()
-        written = self._rows.activate_ranked(best_of(self._proposals()))
+        written = self._rows.propose(self._proposals())
         if self._sources.context is not None:
             self._sources.context.pin()
         self._watched.left(self._rows.write())

@@ -10,7 +10,7 @@ import numpy as np
 from evospec.engine.request import Request
 from evospec.vocab.active import ActiveRows, ActiveSlot
 from evospec.vocab.head_rows import HeadView
-from evospec.vocab.proposals import NOTHING, Origin, Proposals, best_of
+from evospec.vocab.proposals import NOTHING, Origin, Proposals
 from evospec.vocab.protocol import Ranked, Wishes
 from evospec.vocab.successor_table import SuccessorTables
 
@@ -118,7 +118,7 @@ class NanoSpecVocabulary:
         for held in self._held.values():
             for origin, ids in held.take().items():
                 proposals[origin] = Proposals.joined([proposals[origin], Proposals.of(ids, _SCORE)])
-        written = self._rows.activate_ranked(best_of(proposals))
+        written = self._rows.propose(proposals)
         self._rows.write()
         return written
 

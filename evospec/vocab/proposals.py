@@ -51,7 +51,7 @@ class Proposals:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ranking:
-    """Distinct token ids, each with its best score and the `Origin` that gave it [n]."""
+    """Token ids, each with a score and the `Origin` that gave it [n]."""
 
     token_ids: np.ndarray
     scores: np.ndarray
@@ -60,16 +60,23 @@ class Ranking:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @classmethod
+    def of(cls, proposals: Mapping[Origin, Proposals]) -> Ranking:
+        """All that is proposed, in order of origins; tokens may come more than once."""
+        return cls(
+            np.concatenate([each.token_ids for each in proposals.values()]),
+            np.concatenate([each.scores for each in proposals.values()]),
+            np.repeat(np.fromiter(proposals, dtype=np.int8), [len(each) for each in proposals.values()]),
+        )
+
+    def at(self, places: np.ndarray) -> Ranking:
+        return Ranking(self.token_ids[places], self.scores[places], self.origins[places])
+
+    def best(self) -> Ranking:
+        """Each token once, at its best score, best first; at equal ones the first origin counts."""
+        falling = np.argsort(-self.scores, kind="stable")
+        _, first = np.unique(self.token_ids[falling], return_index=True)
+        return self.at(falling[np.sort(first)])
+
 
 NOTHING = Proposals.of((), 0.0)
-
-
-def best_of(proposals: Mapping[Origin, Proposals]) -> Ranking:
-    """Each proposed token once, at its best score; at equal ones the first origin counts."""
-    ids = np.concatenate([each.token_ids for each in proposals.values()])
-    scores = np.concatenate([each.scores for each in proposals.values()])
-    origins = np.repeat(np.fromiter(proposals, dtype=np.int8), [len(each) for each in proposals.values()])
-    order = np.argsort(-scores, kind="stable")
-    distinct, first = np.unique(ids[order], return_index=True)
-    chosen = order[first]
-    return Ranking(distinct, scores[chosen], origins[chosen])

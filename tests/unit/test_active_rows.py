@@ -19,6 +19,7 @@ from evospec.vocab.core import CoreLists, core_tokens
 from evospec.vocab.dynamic import DynamicVocabulary
 from evospec.vocab.policy import build_policy, dynamic_sources, row_budget
 from evospec.vocab.policy_name import PolicyName
+from evospec.vocab.proposals import Origin, Proposals
 from evospec.vocab.protocol import Ranked
 
 VOCAB, CAPACITY = 50, 12
@@ -102,6 +103,43 @@ def test_the_least_wanted_row_is_evicted_first() -> None:
     for _ in range(8):
         rows.tick()
     assert rows.activate(np.array([41]), 0.1) == 1  # by now the others have decayed
+
+
+origins = st.sampled_from([Origin.FREQUENT, Origin.CONTEXT, Origin.VERIFICATION, Origin.STATISTICAL])
+wishes = st.dictionaries(
+    origins, st.lists(st.tuples(st.integers(0, VOCAB - 1), st.sampled_from([0.25, 0.5, 1.0])), max_size=12)
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(cycles=st.lists(wishes.filter(bool), max_size=6))
+def test_a_row_has_its_best_score_and_the_origin_that_gave_it(
+    cycles: list[dict[Origin, list[tuple[int, float]]]],
+) -> None:
+    rows = ActiveRows(TokenTables(HEAD, HEAD), capacity=VOCAB, half_life=4)
+    expected: dict[int, tuple[float, Origin]] = {}
+    for cycle in cycles:
+        rows.tick()
+        expected = {token: (score * 0.5**0.25, origin) for token, (score, origin) in expected.items()}
+        best: dict[int, tuple[float, Origin]] = {}
+        for origin, wanted in cycle.items():
+            for token, score in wanted:
+                if score > best.get(token, (0.0, origin))[0]:
+                    best[token] = score, origin
+        for token, (score, origin) in best.items():
+            if score >= expected.get(token, (0.0, origin))[0] - 1e-9:
+                expected[token] = score, origin
+        rows.propose(
+            {
+                origin: Proposals.of([token for token, _ in wanted], np.array([score for _, score in wanted]))
+                for origin, wanted in cycle.items()
+            }
+        )
+    found = {slot.token_id: slot for slot in rows.slots()}
+    assert set(found) == set(expected)
+    for token, (score, origin) in expected.items():
+        assert found[token].score == pytest.approx(score)
+        assert found[token].origin == origin
 
 
 def test_a_full_and_pinned_buffer_refuses_and_counts() -> None:

@@ -21,7 +21,7 @@ from evospec.vocab.nanospec import NanoSpecVocabulary
 from evospec.vocab.policy import build_policy
 from evospec.vocab.policy_name import PolicyName
 from evospec.vocab.preview import PreviewView
-from evospec.vocab.proposals import Origin, Proposals, best_of
+from evospec.vocab.proposals import Origin, Proposals, Ranking
 from evospec.vocab.protocol import Ranked, VocabularyPolicy
 from evospec.vocab.statistical import StatisticalSource
 from evospec.vocab.successors import SuccessorLimits
@@ -120,16 +120,16 @@ def test_what_followed_is_proposed_to_the_same_tenant_only() -> None:
 
 
 def test_the_best_score_of_a_token_counts() -> None:
-    ranking = best_of(
+    ranking = Ranking.of(
         {
             Origin.CONTEXT: Proposals.of([5, 6], 1.0),
-            Origin.VERIFICATION: Proposals.of([6, 7, 7], np.array([2.0, 0.25, 0.5])),
+            Origin.VERIFICATION: Proposals.of([6, 7, 7, 5], np.array([2.0, 0.25, 0.5, 1.0])),
         }
-    )
-    assert ranking.token_ids.tolist() == [5, 6, 7]
-    assert ranking.scores.tolist() == [1.0, 2.0, 0.5]
-    assert ranking.origins.tolist() == [Origin.CONTEXT, Origin.VERIFICATION, Origin.VERIFICATION]
-    assert len(best_of({Origin.CONTEXT: Proposals.of([], 1.0)})) == 0
+    ).best()
+    assert ranking.token_ids.tolist() == [6, 5, 7]
+    assert ranking.scores.tolist() == [2.0, 1.0, 0.5]
+    assert ranking.origins.tolist() == [Origin.VERIFICATION, Origin.CONTEXT, Origin.VERIFICATION]
+    assert len(Ranking.of({Origin.CONTEXT: Proposals.of([], 1.0)}).best()) == 0
 
 
 def test_nanospec_holds_the_request_and_nothing_else() -> None:
