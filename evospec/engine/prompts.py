@@ -30,6 +30,9 @@ class PromptPasses:
     Args:
         drafting: writes the drafter's pairs as well; None when decoding is plain.
         longest: positions processed at once, at most.
+
+    Attributes:
+        graphs: of the target's part.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class PromptPasses:
     ) -> None:
         self._target, self._drafting, self._slots = target, drafting, slots
         self._widths = sizes.prompt_widths(longest)
-        self._graphs: Graphs[TargetOutput] = Graphs(target.device)
+        self.graphs: Graphs[TargetOutput] = Graphs(target.device)
         # One token more: the pair of a position holds the token after it.
         self._staging = Staging(longest + 1, target.device)
         self._draft_graphs: Graphs[None] = Graphs(target.device)
@@ -58,7 +61,7 @@ class PromptPasses:
     @property
     def captures(self) -> int:
         """CUDA graphs captured so far."""
-        return self._graphs.captures + self._draft_graphs.captures
+        return self.graphs.captures + self._draft_graphs.captures
 
     def prepare(self) -> None:
         """Captures every width."""
@@ -113,7 +116,7 @@ class PromptPasses:
 
     def _read(self, width: int) -> TargetOutput:
         """The target's part of a width; the drafter's, too, unless that has a choice to wait for."""
-        return self._graphs.run(width, partial(self._padded, width))
+        return self.graphs.run(width, partial(self._padded, width))
 
     def _draft(self, width: int, output: TargetOutput) -> None:
         """The drafter's part of a width, where it has a choice."""

@@ -61,8 +61,9 @@ class Runner:
         widest = ReportLayout(settings.places, nodes=nodes, tree=True, covered=True, wanted=settings.wanted)
         self._reports = ReportBuffer(settings.slots * widest.columns, self.device)
         self._stopwatch: Stopwatch = NO_STOPWATCH
-        self._drafts: Graphs[Draft | None] = Graphs(self.device)
-        self._verifications: Graphs[Tensor | None] = Graphs(self.device)
+        # One pool for all: drafts are copied out of it, and nothing else outlives the next launch.
+        self._drafts: Graphs[Draft | None] = Graphs(self.device, beside=self._prompts.graphs)
+        self._verifications: Graphs[Tensor | None] = Graphs(self.device, beside=self._prompts.graphs)
         self._unwatched = self._drafts, self._verifications
 
     @property
@@ -260,7 +261,7 @@ class Runner:
 
     def _draft(self, drafting: Drafting, step: Step, head: HeadView) -> Draft | None:
         draft = drafting.draft(self.slots.state, step, head)
-        if draft is None or not self._sizes.rounded:
+        if draft is None or not (self._sizes.rounded or self._drafts.captures_them):
             return draft
         # Cycles that differ in what they catch up with share one graph of the target, which reads one place.
         if step.verified not in self._kept_drafts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,17 +33,27 @@ class Graphs(Generic[T]):
     at every call; elsewhere it is simply called. Graphs share one memory pool, so an
     output holds until the next run of any key.
 
+    Args:
+        beside: shares its pool: an output of either holds until the next run of any key of both.
+
     Attributes:
         captures: graphs captured so far.
     """
 
     __slots__ = ("_captured", "_enabled", "_pool", "captures")
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, beside: Graphs[Any] | None = None) -> None:
         self._enabled = device.type == "cuda"
         self._captured: dict[Hashable, _Captured[T]] = {}
-        self._pool = torch.cuda.graph_pool_handle() if self._enabled else None
+        self._pool = None
+        if self._enabled:
+            self._pool = torch.cuda.graph_pool_handle() if beside is None else beside._pool
         self.captures = 0
+
+    @property
+    def captures_them(self) -> bool:
+        """Whether functions are captured here."""
+        return self._enabled
 
     def run(self, key: Hashable, function: Callable[[], T], state: Sequence[Tensor] = ()) -> T:
         """Runs `function`, or replays what it did.

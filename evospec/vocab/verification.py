@@ -30,6 +30,6 @@ class VerificationSource:
         if not self._best:
             return NOTHING
         # Prompts and cycles report as many tokens per position: one table holds them all.
-        best = np.concatenate(self._best)
+        best = np.concatenate(self._best)[:, : self.top_k]
         self._best.clear()
         return Proposals(best.ravel(), np.tile(self._scores[: best.shape[1]], len(best)))
