@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from evospec.engine.request import Request
+from evospec.engine.token_scores import MOST_ALTERNATIVES
 from evospec.errors import InvalidRequestError
 
 
@@ -14,6 +15,8 @@ def check_request(request: Request, max_length: int, vocab_size: int) -> None:
     invalid = request.sampling.invalid_field()
     if invalid is not None:
         raise InvalidRequestError(f"{invalid} is out of bounds", invalid)
+    if request.logprobs is not None and not 0 <= request.logprobs <= min(MOST_ALTERNATIVES, vocab_size):
+        raise InvalidRequestError(f"logprobs must be at most {MOST_ALTERNATIVES}", "logprobs")
     if count + request.sampling.max_tokens > max_length:
         raise InvalidRequestError(
             f"prompt ({count} tokens) and max_tokens ({request.sampling.max_tokens}) exceed "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from evospec.decoding.best import BestTokens
 from evospec.decoding.verify import Verdict
+from evospec.engine.token_scores import ScoreColumns, TokenScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ NOTHING = Wanted()
 @dataclass(frozen=True, slots=True)
 class ReportLayout:
     """Columns of a report: accepted, tokens, first node of a tree, covered, best tokens, log-probabilities,
-    draft tokens, choice.
+    draft tokens, scores, choice.
 
     Attributes:
         places: tokens that a row emits at most.
@@ -51,6 +52,7 @@ class ReportLayout:
         tree: whether a tree was drafted, which says apart whether its best first guess stood.
         covered: whether tokens are held against the active rows.
         chosen: whether it says what rows draft with, see `BatchState.choice`.
+        alternatives: best tokens of each place that come with its log-probability; None: no request asks.
     """
 
     places: int
@@ -59,11 +61,28 @@ class ReportLayout:
     covered: bool
     wanted: Wanted
     chosen: bool = False
+    alternatives: int | None = None
 
     @property
     def columns(self) -> int:
         per_place = 1 + self.covered + self.wanted.best + self.wanted.traced
-        return 1 + self.tree + self.places * per_place + self.wanted.drafted * self.nodes + self.chosen
+        rest = self.wanted.drafted * self.nodes + (self.scores.count if self.scores else 0) + self.chosen
+        return 1 + self.tree + self.places * per_place + rest
+
+    @property
+    def scores(self) -> ScoreColumns | None:
+        """Columns of what requests want to see of their tokens; None when none asks."""
+        return None if self.alternatives is None else ScoreColumns(self.places, self.alternatives)
+
+    @property
+    def best(self) -> int:
+        """Best tokens that it is made of."""
+        return max(self.wanted.best, self.alternatives or 0)
+
+    @property
+    def totals(self) -> bool:
+        """Whether it is made of log-probabilities."""
+        return self.wanted.traced > 0 or self.alternatives is not None
 
     def pack(
         self,
@@ -72,14 +91,16 @@ class ReportLayout:
         active: Tensor | None,
         drafts: Tensor,
         choice: Tensor | None = None,
+        logits: Tensor | None = None,
     ) -> Tensor:
         """A batch's report on its device, int64 [rows, columns].
 
         Args:
-            best: of the places that decided the tokens, as many as are wanted.
+            best: of the places that decided the tokens, as many as `best`, with totals where `totals` says so.
             active: see `HeadView`.
             drafts: draft tokens [rows, nodes].
             choice: see `BatchState` [rows].
+            logits: of all places of the pass, where scores are wanted [rows, nodes + 1, vocab].
         """
         parts = [verdict.accepted[:, None], verdict.tokens]
         if verdict.places is not None:
@@ -87,12 +108,14 @@ class ReportLayout:
         if active is not None:
             parts.append(active[verdict.tokens])
         if self.wanted.best:
-            parts.append(best.ids.flatten(1))
+            parts.append(best.ids[..., : self.wanted.best].flatten(1))
         if self.wanted.traced and best.totals is not None:
             logprobs = best.scores[..., : self.wanted.traced] - best.totals[..., None]
             parts.append(logprobs.double().view(torch.int64).flatten(1))
         if self.wanted.drafted:
             parts.append(drafts)
+        if self.scores is not None and logits is not None:
+            parts += self.scores.pack(logits, verdict, best)
         if self.chosen and choice is not None:
             parts.append(choice[:, None])
         return torch.cat(parts, dim=1)
@@ -159,12 +182,29 @@ class Report:
 
     def drafts(self) -> np.ndarray:
         """Draft tokens, int64 [rows, nodes]."""
-        last = self._layout.columns - self._layout.chosen
+        last = self._scores_start
         return self._numbers[:, last - self._layout.nodes : last]
+
+    def scores(self, row: int, tokens: list[int], alternatives: int) -> tuple[TokenScore, ...]:
+        """Log-probabilities of a row's first tokens, those that it kept.
+
+        Args:
+            alternatives: so many of each place's best tokens are wanted.
+        """
+        columns = self._layout.scores
+        if columns is None:
+            raise ValueError("nobody asked for log-probabilities")
+        start = self._scores_start
+        return columns.read(self._numbers[row, start : start + columns.count], tokens, alternatives)
 
     def choice(self, row: int) -> int | None:
         """What a row drafts with; None where it was not asked."""
         return int(self._numbers[row, -1]) if self._layout.chosen else None
+
+    @property
+    def _scores_start(self) -> int:
+        layout = self._layout
+        return layout.columns - layout.chosen - (layout.scores.count if layout.scores else 0)
 
     @property
     def _best_start(self) -> int:

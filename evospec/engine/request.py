@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evospec.decoding.sampling import SamplingParams
+from evospec.engine.token_scores import TokenScore
 
 __all__ = ["FinishReason", "Request", "SamplingParams", "StepOutput"]
 
@@ -17,7 +18,8 @@ class Request:
     """One prompt to continue.
 
     `tenant` partitions what the semantic and the statistical index learn. `trace` False keeps the
-    request out of traces and indexes.
+    request out of traces and indexes. `logprobs` asks for the target's log-probability of each token,
+    and of so many of the best tokens at its place.
     """
 
     id: str
@@ -25,6 +27,7 @@ class Request:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     tenant: str = ""
     trace: bool = True
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class StepOutput:
         finish_reason: set on the request's last output.
         first_accepted: whether the drafter's best guess for the first token was accepted, which
             means the same for chains of any length and for trees.
+        scores: of each of the tokens, where the request asks for log-probabilities.
     """
 
     request_id: str
@@ -46,3 +50,4 @@ class StepOutput:
     accepted: int = 0
     finish_reason: FinishReason | None = None
     first_accepted: bool = False
+    scores: tuple[TokenScore, ...] = ()

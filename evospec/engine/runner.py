@@ -24,6 +24,7 @@ from evospec.engine.report import NOTHING, Report, ReportLayout, Wanted
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import MOST_PENDING, RunnerSettings, Slots
 from evospec.engine.state import RequestState
+from evospec.engine.token_scores import MOST_ALTERNATIVES
 from evospec.models.bank_places import BankPlaces
 from evospec.models.drafter import Drafter
 from evospec.models.graphs import Graphs
@@ -58,7 +59,15 @@ class Runner:
         self._no_drafts: dict[int, Draft] = {}  # by rows: graphs hold on to them
         self._kept_drafts: dict[Step, Draft] = {}
         nodes = max(plan.nodes for plan in settings.plans)
-        widest = ReportLayout(settings.places, nodes=nodes, tree=True, covered=True, wanted=settings.wanted)
+        self._alternatives = min(MOST_ALTERNATIVES, target.vocab_size)
+        widest = ReportLayout(
+            settings.places,
+            nodes=nodes,
+            tree=True,
+            covered=True,
+            wanted=settings.wanted,
+            alternatives=self._alternatives,
+        )
         self._reports = ReportBuffer(settings.slots * widest.columns, self.device)
         self._stopwatch: Stopwatch = NO_STOPWATCH
         # One pool for all: drafts are copied out of it, and nothing else outlives the next launch.
@@ -117,7 +126,15 @@ class Runner:
             return None
         features = None if output.features is None else output.features[0]
         chosen, covered = self.slots.routes is not None, active is not None
-        layout = ReportLayout(1, nodes=0, tree=False, covered=covered, wanted=wanted, chosen=chosen)
+        layout = ReportLayout(
+            1,
+            nodes=0,
+            tree=False,
+            covered=covered,
+            wanted=wanted,
+            chosen=chosen,
+            alternatives=self._alternatives_for([state]),
+        )
         decided = self._decide_first(state, output.hidden[:, -1:], features, active, layout)
         return Prompted(layout, fetch(decided), output.hidden[0], features)
 
@@ -136,15 +153,15 @@ class Runner:
         sampling = self.slots.state.sampling(
             state.slot, 1, any_sampled=not params.greedy, truncated=params.truncates
         )
-        scores, wanted = self.target.scores(hidden), layout.wanted
-        best = best_tokens(scores, wanted.best, totals=wanted.traced > 0)
+        scores = self.target.scores(hidden)
+        best = best_tokens(scores, layout.best, totals=layout.totals)
         first = torch.full((1,), position, device=self.device)
         verdict = verify(self._no_draft(1), scores, sampling, first, best.choices)
         pending = features[-1] if features is not None and self._drafting is not None else None
         self.slots.state.start(state.slot, position, params.max_tokens, verdict.tokens[0, 0], pending)
         state.pending = 1
         choice = self.slots.state.choice[state.slot : state.slot + 1]
-        return layout.pack(verdict, best, active, self._no_draft(1).tokens, choice)
+        return layout.pack(verdict, best, active, self._no_draft(1).tokens, choice, scores)
 
     # --- cycles ---
 
@@ -175,15 +192,24 @@ class Runner:
             any_sampled=any_sampled,
             truncated=any_sampled and any(each.truncates for each in params),
             draws=self._draws and any_sampled and plan.tree is None,
-            report=self._layout(plan, head, wanted),
+            report=self._layout(plan, head, wanted, self._alternatives_for(states)),
         )
 
-    def _layout(self, plan: DraftPlan, head: HeadView, wanted: Wanted) -> ReportLayout:
-        covered = head.active is not None
-        wanted = wanted if plan.reads_vocabulary else wanted.unranked
+    def _layout(
+        self, plan: DraftPlan, head: HeadView, wanted: Wanted, alternatives: int | None = None
+    ) -> ReportLayout:
         return ReportLayout(
-            plan.depth + 1, nodes=plan.nodes, tree=plan.tree is not None, covered=covered, wanted=wanted
+            plan.depth + 1,
+            nodes=plan.nodes,
+            tree=plan.tree is not None,
+            covered=head.active is not None,
+            wanted=wanted if plan.reads_vocabulary else wanted.unranked,
+            alternatives=alternatives,
         )
+
+    def _alternatives_for(self, states: Sequence[RequestState]) -> int | None:
+        asked = any(state.request.logprobs is not None for state in states)
+        return self._alternatives if asked else None
 
     def _pairs(self, states: Sequence[RequestState], plan: DraftPlan, after: Step | None) -> int:
         waiting = max([state.pending for state in states])
@@ -278,15 +304,15 @@ class Runner:
         window = Window(0, starts, tokens.shape[1], step.span, tree=tree)
         output = self.target.forward(tokens, window, self.slots.cache)
         self._stopwatch.mark("target_head")
-        scores, wanted = self.target.scores(output.hidden), step.report.wanted
-        best = best_tokens(scores, wanted.best, totals=wanted.traced > 0)
+        scores, layout = self.target.scores(output.hidden), step.report
+        best = best_tokens(scores, layout.best, totals=layout.totals)
         verdict = verify(draft, scores, sampling_of(state, step), starts + 1, best.choices)
         features = output.features
         if verdict.places is not None:
             self.slots.cache.keep_path(starts, verdict.places)
             features = None if features is None else _at(features, verdict.places)
             best = best.at(verdict.places)
-        self._reports.post(step.report.pack(verdict, best, head.active, draft.tokens))
+        self._reports.post(layout.pack(verdict, best, head.active, draft.tokens, logits=scores))
         emitted = state.advance(
             verdict,
             features if self._drafting is not None else None,

@@ -304,6 +304,8 @@ class Stepper:
 def _output(emission: Emission, report: Report) -> StepOutput:
     state, drafted = emission.state, emission.drafted
     first = drafted > 0 and report.first[emission.row]
+    asked = state.request.logprobs
+    scores = () if asked is None else report.scores(emission.row, emission.tokens, asked)
     return StepOutput(
-        state.request.id, tuple(emission.tokens), drafted, emission.accepted, state.finish, first
+        state.request.id, tuple(emission.tokens), drafted, emission.accepted, state.finish, first, scores
     )
