@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evospec.engine.request import FinishReason, SamplingParams
+from evospec.engine.token_text import TokenText
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """A prompt, tokenised; `stop` strings end the text before they appear in it.
 
-    `trace` False keeps the request out of training and of the semantic index.
+    `trace` False keeps the request out of training and of the semantic index. `logprobs` asks for each
+    token's log-probability, and for those of so many of the best tokens at its place.
     """
 
     id: str
@@ -21,6 +23,16 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     tenant: str = ""
     trace: bool = True
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token of the answer and its log-probability; `top`: the best tokens of its place, best first."""
+
+    token: TokenText
+    logprob: float
+    top: tuple[tuple[TokenText, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +45,7 @@ class GenerationChunk:
         drafted: draft tokens verified; 0 for the token that prefill yields.
         accepted: how many of them were accepted.
         finish_reason: set on the last chunk.
+        logprobs: of each of the tokens, where the request asks for them.
     """
 
     text: str
@@ -42,6 +55,7 @@ class GenerationChunk:
     adapter_version: int
     vocabulary_epoch: int
     finish_reason: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from evospec.align.trace import Trace
 from evospec.config import Config
 from evospec.engine.build import load_engine
 from evospec.engine.engine import Engine
-from evospec.engine.text import Tokenizer
+from evospec.engine.token_text import PieceTokenizer, TokenTexts
 from evospec.heap import settle_heap
 from evospec.ports import RegistryFactory
 
@@ -49,8 +49,9 @@ class DecodingReplica:
         engine.prepare()
         self._name = serve.get_replica_context().replica_id.unique_id
         self._fingerprints = engine.fingerprints
-        # Its `decode` also takes batches, which its annotation reflects.
-        self._tokenizer = cast(Tokenizer, engine.target.tokenizer)
+        # Its methods also take batches, which their annotations reflect.
+        self._tokenizer = cast(PieceTokenizer, engine.target.tokenizer)
+        self._texts = TokenTexts(self._tokenizer)
         self._limits = ModelLimits(max_length=engine.max_length, vocab_size=engine.target.vocab_size)
         self._loop = EngineLoop(engine)
         self._sender = TraceSender(
@@ -73,7 +74,7 @@ class DecodingReplica:
         self, request: GenerationRequest
     ) -> AsyncIterator[GenerationChunk | GenerationFailure]:
         """One chunk per cycle; see `generate_text`."""
-        async for chunk in generate_text(self._loop, self._tokenizer, request):
+        async for chunk in generate_text(self._loop, self._tokenizer, self._texts, request):
             yield chunk
 
     async def limits(self) -> ModelLimits:

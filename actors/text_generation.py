@@ -6,14 +6,16 @@ from collections.abc import AsyncGenerator
 
 from actors.emission import Emission, OutputStream
 from actors.engine_loop import EngineLoop
-from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest
+from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, TokenLogprob
 from evospec.engine.request import FinishReason, Request
 from evospec.engine.text import TextStream, Tokenizer
+from evospec.engine.token_scores import TokenScore
+from evospec.engine.token_text import TokenTexts
 from evospec.errors import EvoSpecError, InvalidRequestError
 
 
 async def generate_text(
-    loop: EngineLoop, tokenizer: Tokenizer, request: GenerationRequest
+    loop: EngineLoop, tokenizer: Tokenizer, texts: TokenTexts, request: GenerationRequest
 ) -> AsyncGenerator[GenerationChunk | GenerationFailure]:
     """Yields one chunk per cycle, the last one with a finish reason, or ends in one failure.
 
@@ -21,7 +23,14 @@ async def generate_text(
     """
     outputs = OutputStream()
     loop.admit(
-        Request(request.id, request.prompt_ids, request.sampling, request.tenant, request.trace),
+        Request(
+            request.id,
+            request.prompt_ids,
+            request.sampling,
+            request.tenant,
+            request.trace,
+            request.logprobs,
+        ),
         outputs.deliver,
     )
     text = TextStream(tokenizer, request.stop)
@@ -30,7 +39,7 @@ async def generate_text(
         while not (engine_done or text.stopped):
             emission = await outputs.next()
             engine_done = emission.output.finish_reason is not None
-            yield _chunk(emission, text)
+            yield _chunk(emission, text, texts)
     except InvalidRequestError as error:
         engine_done = True
         yield GenerationFailure("invalid", str(error), error.param)
@@ -42,7 +51,7 @@ async def generate_text(
             loop.cancel(request.id)
 
 
-def _chunk(emission: Emission, text: TextStream) -> GenerationChunk:
+def _chunk(emission: Emission, text: TextStream, texts: TokenTexts) -> GenerationChunk:
     output = emission.output
     parts: list[str] = []
     used = 0
@@ -63,4 +72,10 @@ def _chunk(emission: Emission, text: TextStream) -> GenerationChunk:
         adapter_version=emission.adapter_version,
         vocabulary_epoch=emission.vocabulary_epoch,
         finish_reason=finish_reason,
+        logprobs=tuple(_logprob(score, texts) for score in output.scores[:used]),
     )
+
+
+def _logprob(score: TokenScore, texts: TokenTexts) -> TokenLogprob:
+    top = tuple((texts.of(token), logprob) for token, logprob in score.alternatives)
+    return TokenLogprob(texts.of(score.token), score.logprob, top)

@@ -65,8 +65,10 @@ class TextStream:
         if self.stopped:
             return TextDelta("", stopped=True)
         text = self._held + fresh
-        cut = min((at for at in (text.find(stop) for stop in self._stops) if at >= 0), default=-1)
-        if cut >= 0:
+        # The stop string that is complete first, the longest of several: however the text is cut into deltas.
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            _, cut = min(found)
             self.stopped = True
             self._held = ""
             return TextDelta(text[:cut], stopped=True)

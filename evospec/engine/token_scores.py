@@ -78,7 +78,9 @@ class ScoreColumns:
                 token,
                 float(own[place]),
                 tuple(
-                    zip(ids[place, :alternatives].tolist(), others[place, :alternatives].tolist(), strict=True)
+                    zip(
+                        ids[place, :alternatives].tolist(), others[place, :alternatives].tolist(), strict=True
+                    )
                 ),
             )
             for place, token in enumerate(tokens)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -11,7 +12,8 @@ from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest
 from actors.text_generation import generate_text
 from evospec.engine.request import Request, SamplingParams, StepOutput
-from evospec.engine.text import Tokenizer
+from evospec.engine.token_scores import TokenScore
+from evospec.engine.token_text import PieceTokenizer, TokenTexts
 from tests.tiny import tiny_tokenizer
 from tests.unit.actors.fakes import FakeEngine, wait_until
 
@@ -67,18 +69,18 @@ def loop(engine: ScriptedEngine) -> Iterator[EngineLoop]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return cast(Tokenizer, tiny_tokenizer())
+def tokenizer() -> PieceTokenizer:
+    return cast(PieceTokenizer, tiny_tokenizer())
 
 
 def ids(text: str) -> tuple[int, ...]:
     return tuple(tiny_tokenizer()(text).input_ids)
 
 
-def collect(loop: EngineLoop, tokenizer: Tokenizer, text: str, stop: tuple[str, ...] = ()) -> list[Item]:
+def collect(loop: EngineLoop, tokenizer: PieceTokenizer, text: str, stop: tuple[str, ...] = ()) -> list[Item]:
     async def run() -> list[Item]:
         request = GenerationRequest("r", ids(text), SamplingParams(), stop)
-        return [item async for item in generate_text(loop, tokenizer, request)]
+        return [item async for item in generate_text(loop, tokenizer, TokenTexts(tokenizer), request)]
 
     return asyncio.run(run())
 
@@ -87,7 +89,9 @@ def joined(items: list[Item]) -> str:
     return "".join(item.text for item in items if isinstance(item, GenerationChunk))
 
 
-def test_one_chunk_per_cycle_with_text_tokens_and_counters(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+def test_one_chunk_per_cycle_with_text_tokens_and_counters(
+    loop: EngineLoop, tokenizer: PieceTokenizer
+) -> None:
     items = collect(loop, tokenizer, "abcdefgh")
     assert [len(item.token_ids) for item in items if isinstance(item, GenerationChunk)] == [3, 3, 2]
     assert joined(items) == "abcdefgh"
@@ -96,14 +100,14 @@ def test_one_chunk_per_cycle_with_text_tokens_and_counters(loop: EngineLoop, tok
     assert (last.drafted, last.accepted, last.finish_reason) == (1, 1, "length")
 
 
-def test_characters_of_several_tokens_are_never_torn(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+def test_characters_of_several_tokens_are_never_torn(loop: EngineLoop, tokenizer: PieceTokenizer) -> None:
     items = collect(loop, tokenizer, "aé漢🙂b")
     assert joined(items) == "aé漢🙂b"
     assert all("\ufffd" not in item.text for item in items if isinstance(item, GenerationChunk))
 
 
 @pytest.mark.parametrize("stop", ["def", "f", "efg"])
-def test_a_stop_string_ends_text_tokens_and_engine_request(tokenizer: Tokenizer, stop: str) -> None:
+def test_a_stop_string_ends_text_tokens_and_engine_request(tokenizer: PieceTokenizer, stop: str) -> None:
     engine, text = EndlessEngine(), "abcdefghijkl"
     loop = EngineLoop(engine)
     loop.start(Outlets())
@@ -120,16 +124,41 @@ def test_a_stop_string_ends_text_tokens_and_engine_request(tokenizer: Tokenizer,
     assert engine.cancelled == {"r"}
 
 
-def test_held_back_text_is_released_at_the_end(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+def test_held_back_text_is_released_at_the_end(loop: EngineLoop, tokenizer: PieceTokenizer) -> None:
     assert joined(collect(loop, tokenizer, "abcde", ("efg",))) == "abcde"
 
 
-def test_a_refused_request_ends_in_one_failure(loop: EngineLoop, tokenizer: Tokenizer) -> None:
+class ScoringEngine(ScriptedEngine):
+    """Says of each token how likely it was: the more so the larger its id."""
+
+    def _advance(self, request_id: str) -> StepOutput:
+        output = super()._advance(request_id)
+        scores = tuple(TokenScore(token, -1.0 / token, ((token, -1.0 / token),)) for token in output.tokens)
+        return replace(output, scores=scores)
+
+
+def test_log_probabilities_come_with_their_tokens_up_to_the_stop_string(tokenizer: PieceTokenizer) -> None:
+    engine = ScoringEngine()
+    loop = EngineLoop(engine)
+    loop.start(Outlets())
+    chunks = [item for item in collect(loop, tokenizer, "aé, d", (",",)) if isinstance(item, GenerationChunk)]
+    loop.stop()
+    assert [len(chunk.logprobs) for chunk in chunks] == [len(chunk.token_ids) for chunk in chunks]
+    shown = [logprob for chunk in chunks for logprob in chunk.logprobs]
+    assert [logprob.token.raw for logprob in shown] == [b"a", b"\xc3", b"\xa9", b","]
+    assert [logprob.token.text for logprob in shown] == ["a", "bytes:\\xc3", "bytes:\\xa9", ","]
+    assert shown[0].top == ((shown[0].token, shown[0].logprob),)
+    assert shown[0].logprob == -1.0 / ids("a")[0]
+
+
+def test_a_refused_request_ends_in_one_failure(loop: EngineLoop, tokenizer: PieceTokenizer) -> None:
     (failure,) = collect(loop, tokenizer, "")
     assert failure == GenerationFailure("invalid", "the prompt is empty", "prompt")
 
 
-def test_a_crash_ends_in_one_failure(engine: ScriptedEngine, loop: EngineLoop, tokenizer: Tokenizer) -> None:
+def test_a_crash_ends_in_one_failure(
+    engine: ScriptedEngine, loop: EngineLoop, tokenizer: PieceTokenizer
+) -> None:
     engine.crash = ValueError("boom")
     (failure,) = collect(loop, tokenizer, "abc")
     assert isinstance(failure, GenerationFailure)
@@ -138,14 +167,14 @@ def test_a_crash_ends_in_one_failure(engine: ScriptedEngine, loop: EngineLoop, t
 
 
 @pytest.mark.parametrize("how", ["cancel", "close"])
-def test_a_consumer_that_leaves_cancels_the_request(tokenizer: Tokenizer, how: str) -> None:
+def test_a_consumer_that_leaves_cancels_the_request(tokenizer: PieceTokenizer, how: str) -> None:
     engine = EndlessEngine()
     loop = EngineLoop(engine)
     loop.start(Outlets())
     request = GenerationRequest("r", ids("a"), SamplingParams())
 
     async def run() -> None:
-        stream = generate_text(loop, tokenizer, request)
+        stream = generate_text(loop, tokenizer, TokenTexts(tokenizer), request)
         await anext(stream)
         if how == "close":
             await stream.aclose()
