@@ -15,6 +15,7 @@ from actors.replica import DecodingReplica
 from actors.rollout_controller import RolloutController
 from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
+from services.cluster_state import RayCluster
 from services.gateway import Gateway, served_name
 
 APPLICATION = "evospec"
@@ -52,7 +53,8 @@ def build_application(config: Config, registry: RegistryFactory | None) -> Appli
         graceful_shutdown_wait_loop_s=0.2,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Gateway))
-    return gateway.bind(config, replicas.bind(config, registry, served_name(config)))
+    bound = replicas.bind(config, registry, served_name(config))
+    return gateway.bind(config, bound, RayCluster(REPLICAS, APPLICATION))
 
 
 def start_aligner(config: Config, registry: RegistryFactory) -> Any:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 weights = typer.Typer(no_args_is_help=True, help="Adapter versions in the weight registry.")
 app.add_typer(weights, name="weights")
+keys = typer.Typer(no_args_is_help=True, help="Keys to the endpoint.")
+app.add_typer(keys, name="keys")
 
 ConfigOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML file; see docs/configuration.md for its keys.")
@@ -183,6 +185,20 @@ def roll_back_weights(
 ) -> None:
     """Make an earlier version stable again, and revoke all later ones."""
     _decide("rollback", version, reason, by, dry_run, config, registry, json_output)
+
+
+@keys.command("new")
+def new_key(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, for logs.")],
+    tenant: Annotated[str, typer.Option(help="Whose requests may learn from one another.")] = "",
+    admin: Annotated[bool, typer.Option("--admin", help="For administration instead of the API.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Make a key and the line of the configuration that lets it in."""
+    from services.keys_command import make_key
+
+    made = make_key(name, tenant, admin=admin)
+    typer.echo(json.dumps({"key": made.key, "config": made.config}, indent=2) if json_output else made)
 
 
 def _decide(

@@ -8,13 +8,15 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
 from services import api_errors
 from services.api_errors import ApiError
+from services.choices import Begun, ChoiceChunk, begin_all, side_by_side
 from services.openai_schema import EvoSpecUsage, GenerationBody, Usage
 from services.replica_pool import OverloadedError, ReplicaLostError, ReplicaPool
+from services.request_ids import name_of_request
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,7 @@ class Tally:
     """Counters of one request, for `usage`."""
 
     prompt_tokens: int
+    choices: int = 1
     completion_tokens: int = 0
     chunks: int = 0
     drafted: int = 0
@@ -48,7 +51,7 @@ class Tally:
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             evospec=EvoSpecUsage(
-                cycles=max(self.chunks - 1, 0),  # the first chunk is the token that prefill yields
+                cycles=max(self.chunks - self.choices, 0),  # their first chunks come of prefill
                 drafted=self.drafted,
                 accepted=self.accepted,
                 adapter_version=self.adapter_version,
@@ -68,8 +71,17 @@ class Completion:
     id: str
     model: str
     prompt_ids: tuple[int, ...]
-    chunks: AsyncGenerator[GenerationChunk]
+    choices: int
+    chunks: AsyncGenerator[ChoiceChunk]
     created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose request it is, and whether anything may be learned from it."""
+
+    tenant: str = ""
+    trace: bool = True
 
 
 class CompletionService:
@@ -106,8 +118,10 @@ class CompletionService:
         if name != self.model:
             raise api_errors.model_not_found(name, self.model)
 
-    async def start(self, body: GenerationBody, prompt_ids: tuple[int, ...], param: str) -> Completion:
-        """Waits for the first chunk, so that what fails early is answered with its own status.
+    async def start(
+        self, body: GenerationBody, prompt_ids: tuple[int, ...], param: str, origin: Origin
+    ) -> Completion:
+        """Waits for the first chunk of each choice, so that what fails early is answered with its own status.
 
         Args:
             param: the parameter that the prompt came from.
@@ -117,53 +131,64 @@ class CompletionService:
         """
         limits = await self.limits()
         _check_prompt(prompt_ids, limits, param)
-        sampling = body.sampling(limits.max_length - len(prompt_ids))
+        room = limits.max_length - len(prompt_ids)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
+        requests = [
+            GenerationRequest(
+                "",
+                prompt_ids,
+                body.sampling(room, choice),
+                body.stop_strings,
+                origin.tenant,
+                origin.trace and body.trace,
+                body.alternatives,
+            )
+            for choice in range(body.choices)
+        ]
+        begun = await begin_all([self._begin(request, deadline, param) for request in requests])
+        return Completion(uuid.uuid4().hex, self.model, prompt_ids, len(begun), side_by_side(begun))
+
+    async def _begin(self, request: GenerationRequest, deadline: float, param: str) -> Begun:
+        """Waits for the first chunk."""
         for _ in range(ATTEMPTS):
-            request = GenerationRequest(uuid.uuid4().hex, prompt_ids, sampling, body.stop_strings)
-            chunks = self._chunks(request, deadline, param)
+            chunks = self._chunks(replace(request, id=uuid.uuid4().hex), deadline, param)
             try:
-                first = await anext(chunks)
+                return Begun(await anext(chunks), chunks)
             except ReplicaLostError as error:
-                logger.warning("request %s was lost before its first token: %s", request.id, error)
-            else:
-                return Completion(request.id, self.model, prompt_ids, _resumed(first, chunks))
+                logger.warning("%s was lost before its first token: %s", name_of_request(), error)
         raise api_errors.unavailable(RETRY_AFTER_S)
 
     async def _chunks(
         self, request: GenerationRequest, deadline: float, param: str
     ) -> AsyncGenerator[GenerationChunk]:
-        """Chunks up to the last one. Raises ApiError, or ReplicaLostError when the rest is lost."""
+        """Chunks up to the last one.
+
+        Raises:
+            ReplicaLostError: nothing came yet: another replica can have the request.
+            ApiError: anything else.
+        """
+        begun = finished = False
         async with aclosing(self._pool.generate(request)) as stream:
-            finished = False
             while not finished:
                 try:
                     async with asyncio.timeout_at(deadline):
                         item = await anext(stream, _CUT_OFF)
+                    if isinstance(item, GenerationFailure):
+                        raise _failure(item, param)
                 except TimeoutError:
                     raise api_errors.timed_out(self._timeout_s) from None
                 except OverloadedError:
                     raise api_errors.overloaded(RETRY_AFTER_S) from None
-                if isinstance(item, GenerationFailure):
-                    raise _failure(item, param)
+                except ReplicaLostError as error:
+                    if not begun:
+                        raise
+                    logger.warning("%s was lost while it ran: %s", name_of_request(), error)
+                    raise api_errors.server_error("The replica that served this request was lost.") from None
+                begun, finished = True, item.finish_reason is not None
                 yield item
-                finished = item.finish_reason is not None
 
 
 _CUT_OFF = GenerationFailure("failed", "the stream ended before the request did")
-
-
-async def _resumed(
-    first: GenerationChunk, rest: AsyncGenerator[GenerationChunk]
-) -> AsyncGenerator[GenerationChunk]:
-    async with aclosing(rest):
-        yield first
-        try:
-            async for chunk in rest:
-                yield chunk
-        except ReplicaLostError as error:
-            logger.warning("a running request was lost: %s", error)
-            raise api_errors.server_error("The replica that served this request was lost.") from None
 
 
 def _failure(failure: GenerationFailure, param: str) -> ApiError | ReplicaLostError:

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from evospec.config import Config
 from evospec.models.loading import load_tokenizer
+from services.cluster_state import RayCluster
 from services.completion import CompletionService
 from services.http_api import create_app
 from services.prompt_encoder import PromptEncoder
@@ -22,14 +23,16 @@ class Gateway:
         EvoSpecError: the target's tokenizer can't be had.
     """
 
-    def __init__(self, config: Config, replicas: DeploymentHandle[Any]) -> None:
+    def __init__(self, config: Config, replicas: DeploymentHandle[Any], cluster: RayCluster) -> None:
         model = served_name(config)
         self._encoder = PromptEncoder(load_tokenizer(config.model.target))
         self._service = CompletionService(ServeReplicaPool(replicas), model, config.serve.request_timeout_s)
+        self._access = config.access
+        self._cluster = cluster
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve once the constructor is done (see `serve.ingress`)."""
-        return create_app(self._service, self._encoder)
+        return create_app(self._service, self._encoder, self._access, self._cluster.state)
 
 
 def served_name(config: Config) -> str:

@@ -2,82 +2,156 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
+import evospec
+from evospec.config.access import AccessConfig
 from services import api_errors
+from services.access import Authentication, Caller
 from services.api_errors import ApiError
-from services.completion import CompletionService
-from services.openai_schema import ChatBody, CompletionBody, GenerationBody, model_list, parse_body
+from services.completion import CompletionService, Origin
+from services.openai_answers import ChatCompletion, ClusterState, Health, ModelCard, ModelList, TextCompletion
+from services.openai_schema import ChatBody, CompletionBody, GenerationBody, Model, model_list, parse_body
+from services.openapi import answers, describe, takes
 from services.prompt_encoder import PromptEncoder
 from services.rendering import ChatFormat, Format, TextFormat, render_stream, render_whole
-
-logger = logging.getLogger(__name__)
+from services.request_ids import RequestIds
 
 MAX_BODY_BYTES = 16 << 20
+TRACE_HEADER = "x-evospec-trace"
+_LARGE = 64 << 10  # bytes of a body that is read beside the event loop
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies that buffer
+_GENERATION_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503)
 
 
-def create_app(service: CompletionService, encoder: PromptEncoder) -> FastAPI:
-    """The ASGI application."""
+def create_app(
+    service: CompletionService,
+    encoder: PromptEncoder,
+    access: AccessConfig,
+    cluster_state: Callable[[], Awaitable[dict[str, Any]]],
+) -> FastAPI:
+    """The ASGI application.
+
+    Args:
+        cluster_state: what administrators are told, as `ClusterState` describes it.
+    """
     app = FastAPI(title="EvoSpec", openapi_url=None)
+    app.add_middleware(Authentication, access=access)
+    app.add_middleware(RequestIds)
+    _add_models(app, service)
+    _add_generation(app, service, encoder)
+    _add_administration(app, cluster_state)
+    _add_error_handlers(app)
+    document = describe(app, evospec.__version__, ChatBody, CompletionBody)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return JSONResponse(document)
+
+    return app
+
+
+def _add_models(app: FastAPI, service: CompletionService) -> None:
     started = int(time.time())
 
-    @app.get("/health")
+    @app.get("/health", responses=answers(Health, 429, 503), openapi_extra={"security": []})
     async def health() -> Response:
         await service.probe()
         return JSONResponse({"status": "ok"})
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=answers(ModelList, 401, 429, 503))
     async def models() -> Response:
         limits = await service.limits()
         return JSONResponse(model_list(service.model, started, limits.max_length))
 
-    @app.get("/v1/models/{model:path}")
+    @app.get("/v1/models/{model:path}", responses=answers(ModelCard, 401, 404, 429, 503))
     async def model(model: str) -> Response:
         service.check_model(model)
         limits = await service.limits()
         return JSONResponse(model_list(service.model, started, limits.max_length)["data"][0])
 
-    @app.post("/v1/chat/completions")
+
+def _add_generation(app: FastAPI, service: CompletionService, encoder: PromptEncoder) -> None:
+    @app.post(
+        "/v1/chat/completions",
+        responses=answers(ChatCompletion, *_GENERATION_ERRORS, streams=True),
+        openapi_extra=takes(ChatBody),
+    )
     async def chat(request: Request) -> Response:
-        body = parse_body(ChatBody, await _read(request))
+        body = await _parse(ChatBody, request)
         service.check_model(body.model)
         prompt_ids = await encoder.chat(body.messages)
-        return await _answer(service, body, prompt_ids, "messages", ChatFormat())
+        return await _answer(service, body, prompt_ids, "messages", _origin(request), ChatFormat())
 
-    @app.post("/v1/completions")
+    @app.post(
+        "/v1/completions",
+        responses=answers(TextCompletion, *_GENERATION_ERRORS, streams=True),
+        openapi_extra=takes(CompletionBody),
+    )
     async def completions(request: Request) -> Response:
-        body = parse_body(CompletionBody, await _read(request))
+        body = await _parse(CompletionBody, request)
         service.check_model(body.model)
         prompt = body.prompt
         prompt_ids = await encoder.text(prompt) if isinstance(prompt, str) else tuple(prompt)
-        return await _answer(service, body, prompt_ids, "prompt", TextFormat())
+        return await _answer(service, body, prompt_ids, "prompt", _origin(request), TextFormat())
 
-    _add_error_handlers(app)
-    return app
+
+def _add_administration(app: FastAPI, cluster_state: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    @app.get("/admin/status", responses=answers(ClusterState, 401))
+    async def status() -> Response:
+        return JSONResponse(jsonable_encoder(await cluster_state()))
 
 
 async def _answer(
-    service: CompletionService, body: GenerationBody, prompt_ids: tuple[int, ...], param: str, form: Format
+    service: CompletionService,
+    body: GenerationBody,
+    prompt_ids: Sequence[int],
+    param: str,
+    origin: Origin,
+    form: Format,
 ) -> Response:
-    completion = await service.start(body, prompt_ids, param)
+    completion = await service.start(body, tuple(prompt_ids), param, origin)
     if body.stream:
         events = render_stream(completion, body, form)
         return StreamingResponse(events, media_type="text/event-stream", headers=_STREAM_HEADERS)
     return JSONResponse(await render_whole(completion, body, form))
 
 
+def _origin(request: Request) -> Origin:
+    """Raises ApiError (400) when the header that keeps a request out of traces says something else."""
+    caller: Caller = request.state.caller
+    trace = request.headers.get(TRACE_HEADER, "on").lower()
+    if trace not in {"on", "off"}:
+        raise api_errors.invalid(
+            f"The header {TRACE_HEADER} must be on or off.", TRACE_HEADER, "invalid_value"
+        )
+    return Origin(caller.tenant, trace == "on")
+
+
+async def _parse(model: type[Model], request: Request) -> Model:
+    raw = await _read(request)
+    if len(raw) < _LARGE:
+        return parse_body(model, raw)
+    return await asyncio.to_thread(parse_body, model, raw)
+
+
 async def _read(request: Request) -> bytes:
-    raw = await request.body()
-    if len(raw) > MAX_BODY_BYTES:
-        raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", code="request_too_large")
-    return raw
+    """Raises ApiError (413) as soon as there is too much of it."""
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > MAX_BODY_BYTES:
+            raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", code="request_too_large")
+    return bytes(raw)
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -90,11 +164,6 @@ def _add_error_handlers(app: FastAPI) -> None:
         reason = HTTPStatus(error.status_code).phrase
         message = f"{reason}: {request.method} {request.url.path}"
         return _error_response(ApiError(error.status_code, message, headers=error.headers or {}))
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        logger.error("a request failed", exc_info=error)
-        return _error_response(api_errors.server_error("The server failed to answer this request."))
 
 
 def _error_response(error: ApiError) -> Response:

@@ -1,26 +1,25 @@
 """The part of OpenAI's HTTP API that is served: requests, checked, and responses.
 
-Neutral values of parameters that are not supported (n=1, logprobs=false, …) are
+Neutral values of parameters that are not supported (echo=false, logit_bias={}, …) are
 accepted, because clients send them by default; anything else is refused by name.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from evospec.engine.request import SamplingParams
+from evospec.engine.token_scores import MOST_ALTERNATIVES
 from services.api_errors import ApiError, invalid
 
 # Parameters of OpenAI's API that are not served, with the values that ask for nothing.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
-    "n": (1,),
     "best_of": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "echo": (False,),
     "suffix": ("",),
     "presence_penalty": (0,),
@@ -43,6 +42,8 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "verbosity": (),
 }
 _INT64 = 1 << 63
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or half of a pair
+MOST_CHOICES = 128  # OpenAI's
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
@@ -50,7 +51,7 @@ Model = TypeVar("Model", bound="GenerationBody")
 
 
 class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class StreamOptions(Body):
@@ -75,20 +76,25 @@ class Message(Body):
 
 
 class GenerationBody(Body):
-    """What both endpoints share. `top_k`, `ignore_eos` and `return_token_ids` are vLLM's extensions."""
+    """What both endpoints share. `top_k`, `ignore_eos` and `return_token_ids` are vLLM's extensions, `trace`
+    is ours."""
 
-    model: str
+    model: str = Field(description="The model's name, as /v1/models has it.")
+    n: int | None = Field(None, ge=1, le=MOST_CHOICES, description="Choices to generate.")
     max_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0.0, le=2.0)
     top_p: float | None = Field(None, gt=0.0, le=1.0)
-    top_k: int | None = Field(None, ge=-1)
+    top_k: int | None = Field(None, ge=-1, lt=1 << 31, description="Extension. 0 and -1 are off.")
     seed: int | None = Field(None, ge=-_INT64, lt=_INT64)
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = None
-    ignore_eos: bool = False
-    return_token_ids: bool = False
+    ignore_eos: bool = Field(False, description="Extension. Go on past the end of the text.")
+    return_token_ids: bool = Field(False, description="Extension. Answer with token ids as well.")
+    trace: bool = Field(
+        True, description="Extension. false: nothing is learned from this request, or kept of it."
+    )
 
     @model_validator(mode="after")
     def _options_need_stream(self) -> GenerationBody:
@@ -110,12 +116,22 @@ class GenerationBody(Body):
         """Tokens to generate at most, where `room` are left in the context."""
         return min(self.max_tokens, room) if self.max_tokens is not None else room
 
-    def sampling(self, room: int) -> SamplingParams:
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def alternatives(self) -> int | None:
+        """Best tokens to show with each log-probability; None: none are wanted at all."""
+        return None
+
+    def sampling(self, room: int, choice: int = 0) -> SamplingParams:
+        """Of one of the choices: each has a seed of its own, the first one that of the request."""
         return SamplingParams(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
             top_k=max(self.top_k or 0, 0),
-            seed=secrets.randbits(63) if self.seed is None else self.seed,
+            seed=secrets.randbits(63) if self.seed is None else _wrapped(self.seed + choice),
             max_tokens=self.token_limit(room),
             ignore_eos=self.ignore_eos,
         )
@@ -126,6 +142,18 @@ class ChatBody(GenerationBody):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_ALTERNATIVES)
+
+    @model_validator(mode="after")
+    def _top_needs_logprobs(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs is only allowed when logprobs is true")
+        return self
+
+    @property
+    def alternatives(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     def token_limit(self, room: int) -> int:
         limits = (self.max_completion_tokens, self.max_tokens, room)
@@ -136,6 +164,11 @@ class CompletionBody(GenerationBody):
     """POST /v1/completions; a prompt is text or token ids."""
 
     prompt: str | list[int]
+    logprobs: int | None = Field(None, ge=0, le=5)
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
     def token_limit(self, room: int) -> int:
         return min(self.max_tokens or _DEFAULT_COMPLETION_TOKENS, room)
@@ -145,6 +178,10 @@ def parse_body(model: type[Model], raw: bytes) -> Model:
     """Raises ApiError (400), naming the parameter, on anything that can't be served as asked."""
     try:
         fields = json.loads(raw)
+        if _LONE_SURROGATE.search(raw):
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise invalid("The body has a string that is not valid Unicode.", code="invalid_json") from None
     except (ValueError, RecursionError) as error:
         raise invalid(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(fields, dict):
@@ -159,6 +196,11 @@ def parse_body(model: type[Model], raw: bytes) -> Model:
         return model.model_validate(fields)
     except ValidationError as error:
         raise _explain(error) from None
+
+
+def _wrapped(seed: int) -> int:
+    """As a signed 64-bit integer."""
+    return (seed + _INT64) % (2 * _INT64) - _INT64
 
 
 def _is_one_of(value: object, neutral: tuple[object, ...]) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from actors.generation import GenerationChunk, TokenLogprob
 from services import api_errors
 from services.api_errors import ApiError
 from services.completion import Completion, Tally
+from services.logprobs import chat_logprobs, length_of, text_logprobs
 from services.openai_schema import GenerationBody
+from services.request_ids import name_of_request
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +32,22 @@ class Format(Protocol):
     object: str
     chunk_object: str
 
-    def choice(self, text: str, finish_reason: str) -> Json:
-        """The whole answer."""
+    def whole(self, text: str) -> Json:
+        """The part of a choice that holds its text."""
         ...
 
     def opening(self) -> list[Json]:
-        """What a stream begins with, before any text."""
+        """What each choice of a stream begins with, before any text."""
         ...
 
-    def delta(self, text: str, finish_reason: str | None) -> Json:
-        """A piece of a streamed answer."""
+    def delta(self, text: str) -> Json:
+        """The same of a piece of a streamed choice."""
+        ...
+
+    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> Json:
+        """Args:
+        offset: characters of the choice before these tokens.
+        """
         ...
 
 
@@ -46,17 +56,17 @@ class ChatFormat:
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def choice(self, text: str, finish_reason: str) -> Json:
-        message = {"role": "assistant", "content": text, "refusal": None}
-        return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
+    def whole(self, text: str) -> Json:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
     def opening(self) -> list[Json]:
-        delta = {"role": "assistant", "content": ""}
-        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]
+        return [{"delta": {"role": "assistant", "content": ""}}]
 
-    def delta(self, text: str, finish_reason: str | None) -> Json:
-        delta = {"content": text} if text else {}
-        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def delta(self, text: str) -> Json:
+        return {"delta": {"content": text} if text else {}}
+
+    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> Json:
+        return chat_logprobs(tokens)
 
 
 class TextFormat:
@@ -64,66 +74,108 @@ class TextFormat:
     object = "text_completion"
     chunk_object = "text_completion"
 
-    def choice(self, text: str, finish_reason: str) -> Json:
-        return self.delta(text, finish_reason)
+    def whole(self, text: str) -> Json:
+        return {"text": text}
 
     def opening(self) -> list[Json]:
         return []
 
-    def delta(self, text: str, finish_reason: str | None) -> Json:
-        return {"index": 0, "text": text, "logprobs": None, "finish_reason": finish_reason}
+    def delta(self, text: str) -> Json:
+        return {"text": text}
+
+    def logprobs(self, tokens: Sequence[TokenLogprob], offset: int) -> Json:
+        return text_logprobs(tokens, offset)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """One of the answers to a request, as far as it has come."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    def add(self, chunk: GenerationChunk) -> None:
+        self.texts.append(chunk.text)
+        self.token_ids.extend(chunk.token_ids)
+        self.logprobs.extend(chunk.logprobs)
+        self.finish_reason = chunk.finish_reason
+
+    def render(self, body: GenerationBody, form: Format) -> Json:
+        logprobs = None if body.alternatives is None else form.logprobs(self.logprobs, 0)
+        token_ids = self.token_ids if body.return_token_ids else None
+        return _choice(self.index, form.whole("".join(self.texts)), logprobs, self.finish_reason, token_ids)
 
 
 async def render_whole(completion: Completion, body: GenerationBody, form: Format) -> Json:
     """Collects a generation into one response. Raises ApiError when the rest is lost."""
-    tally = Tally(len(completion.prompt_ids))
-    texts: list[str] = []
-    token_ids: list[int] = []
-    finish_reason = ""
+    tally = Tally(len(completion.prompt_ids), completion.choices)
+    choices = [_Choice(index) for index in range(completion.choices)]
     async with aclosing(completion.chunks) as chunks:
-        async for chunk in chunks:
-            tally.add(chunk)
-            texts.append(chunk.text)
-            token_ids.extend(chunk.token_ids)
-            finish_reason = chunk.finish_reason or ""
-    choice = form.choice("".join(texts), finish_reason)
+        async for item in chunks:
+            tally.add(item.chunk)
+            choices[item.index].add(item.chunk)
     response = {
         **_head(completion, form, form.object),
-        "choices": [choice],
+        "choices": [choice.render(body, form) for choice in choices],
         "usage": tally.usage().model_dump(),
     }
     if body.return_token_ids:
-        choice["token_ids"] = token_ids
         response["prompt_token_ids"] = list(completion.prompt_ids)
     return response
 
 
 async def render_stream(completion: Completion, body: GenerationBody, form: Format) -> AsyncIterator[str]:
     """Server-sent events, `[DONE]` last; an error after the start becomes an event."""
-    head = _head(completion, form, form.chunk_object)
-    tally = Tally(len(completion.prompt_ids))
+    tally = Tally(len(completion.prompt_ids), completion.choices)
+    offsets = [0] * completion.choices
     # OpenAI: with include_usage every chunk has the field, null but in the last one.
+    head = _head(completion, form, form.chunk_object)
     blank: Json = {"usage": None} if body.include_usage else {}
-    for choice in form.opening():
-        yield _event({**head, "choices": [choice], **blank})
     try:
         async with aclosing(completion.chunks) as chunks:
-            async for chunk in chunks:
-                tally.add(chunk)
-                if not (chunk.text or chunk.finish_reason or body.return_token_ids):
-                    continue
-                choice = form.delta(chunk.text, chunk.finish_reason)
-                if body.return_token_ids:
-                    choice["token_ids"] = list(chunk.token_ids)
-                yield _event({**head, "choices": [choice], **blank})
+            for index in range(completion.choices):
+                for part in form.opening():
+                    yield _event({**head, "choices": [_choice(index, part, None, None)], **blank})
+            async for item in chunks:
+                tally.add(item.chunk)
+                choice = _piece(item.chunk, item.index, offsets[item.index], body, form)
+                offsets[item.index] += length_of(item.chunk.logprobs)
+                if choice is not None:
+                    yield _event({**head, "choices": [choice], **blank})
         if body.include_usage:
             yield _event({**head, "choices": [], "usage": tally.usage().model_dump()})
     except ApiError as error:
         yield _event(error.body())
     except Exception:  # the status line is out already: all that is left is to say so in the stream
-        logger.exception("a stream failed")
+        logger.exception("%s failed while it was streamed", name_of_request())
         yield _event(api_errors.server_error("The server failed while it answered.").body())
     yield DONE
+
+
+def _piece(
+    chunk: GenerationChunk, index: int, offset: int, body: GenerationBody, form: Format
+) -> Json | None:
+    """A piece of a streamed choice; None where there is nothing to say."""
+    if not (chunk.text or chunk.finish_reason or chunk.logprobs or body.return_token_ids):
+        return None
+    logprobs = form.logprobs(chunk.logprobs, offset) if chunk.logprobs else None
+    token_ids = chunk.token_ids if body.return_token_ids else None
+    return _choice(index, form.delta(chunk.text), logprobs, chunk.finish_reason, token_ids)
+
+
+def _choice(
+    index: int,
+    content: Json,
+    logprobs: Json | None,
+    finish_reason: str | None,
+    token_ids: Sequence[int] | None = None,
+) -> Json:
+    """`token_ids` are shown where they were asked for."""
+    shown = {} if token_ids is None else {"token_ids": list(token_ids)}
+    return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason, **shown}
 
 
 def _head(completion: Completion, form: Format, kind: str) -> Json:

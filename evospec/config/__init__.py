@@ -6,6 +6,7 @@ built, in one place; code below this file reads plain attributes.
 
 from __future__ import annotations
 
+from evospec.config.access import AccessConfig
 from evospec.config.alignment import AlignmentConfig
 from evospec.config.cluster import RegistryConfig, RolloutConfig, ServeConfig
 from evospec.config.decoding import EngineConfig, ModelConfig
@@ -13,6 +14,7 @@ from evospec.config.section import Section
 from evospec.config.vocabulary import SemanticConfig, SourceName, VocabularyConfig
 
 __all__ = [
+    "AccessConfig",
     "AlignmentConfig",
     "Config",
     "EngineConfig",
@@ -38,3 +40,4 @@ class Config(Section):
     registry: RegistryConfig = RegistryConfig()
     rollout: RolloutConfig = RolloutConfig()
     serve: ServeConfig = ServeConfig()
+    access: AccessConfig = AccessConfig()

@@ -96,7 +96,7 @@ class ReportLayout:
         """A batch's report on its device, int64 [rows, columns].
 
         Args:
-            best: of the places that decided the tokens, as many as `best`, with totals where `totals` says so.
+            best: of the places that decided the tokens, as many as `best` says, and `totals` if it does.
             active: see `HeadView`.
             drafts: draft tokens [rows, nodes].
             choice: see `BatchState` [rows].

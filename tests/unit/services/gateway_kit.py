@@ -8,14 +8,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import httpx
+from fastapi import FastAPI
 
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
+from evospec.config.access import AccessConfig
 from services.completion import CompletionService
 from services.http_api import create_app
 from services.prompt_encoder import PromptEncoder
 from tests.tiny import tiny_tokenizer
 
 T = TypeVar("T")
+OPEN = AccessConfig()
 Script = list[GenerationChunk | GenerationFailure | Exception]
 HELLO = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -61,10 +64,23 @@ class Pool:
         return ModelLimits(max_length=64, vocab_size=260)
 
 
-def call(pool: Pool, use: Callable[[httpx.AsyncClient], Awaitable[T]], timeout_s: float = 60.0) -> T:
+async def cluster_state() -> dict[str, Any]:
+    return {"replicas": [{"replica": "a", "arms": {3: {"tokens": 1}}}], "aligner": None, "rollout": None}
+
+
+def api(pool: Pool, timeout_s: float = 60.0, access: AccessConfig = OPEN) -> FastAPI:
+    service = CompletionService(pool, "tiny", timeout_s)
+    return create_app(service, PromptEncoder(tiny_tokenizer()), access, cluster_state)
+
+
+def call(
+    pool: Pool,
+    use: Callable[[httpx.AsyncClient], Awaitable[T]],
+    timeout_s: float = 60.0,
+    access: AccessConfig = OPEN,
+) -> T:
     async def run() -> T:
-        service = CompletionService(pool, "tiny", timeout_s)
-        app = create_app(service, PromptEncoder(tiny_tokenizer()))
+        app = api(pool, timeout_s, access)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await use(client)

@@ -52,7 +52,14 @@ def test_token_limits_are_capped_by_the_context(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 1, "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}},
+        {
+            "n": 1,
+            "logprobs": False,
+            "best_of": 1,
+            "presence_penalty": 0,
+            "frequency_penalty": 0.0,
+            "logit_bias": {},
+        },
         {"tools": None, "tool_choice": "none", "response_format": {"type": "text"}, "top_logprobs": None},
         {"user": "someone", "store": False, "metadata": {}, "service_tier": "auto", "top_k": -1},
     ],
@@ -64,10 +71,6 @@ def test_parameters_that_ask_for_nothing_are_accepted(pool: Pool, fields: dict[s
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("n", 2),
-        ("n", True),
-        ("logprobs", True),
-        ("top_logprobs", 3),
         ("presence_penalty", 0.5),
         ("logit_bias", {"5": 1}),
         ("tools", [{"type": "function"}]),
@@ -97,6 +100,15 @@ def test_unsupported_parameters_are_refused_by_name(pool: Pool, name: str, value
         ({"temperature": -1}, "temperature", "invalid_value"),
         ({"temperature": "hot"}, "temperature", "invalid_value"),
         ({"top_p": 0}, "top_p", "invalid_value"),
+        ({"top_k": 2**31}, "top_k", "invalid_value"),
+        ({"n": 0}, "n", "invalid_value"),
+        ({"n": 129}, "n", "invalid_value"),
+        ({"n": True}, "n", "invalid_value"),
+        ({"logprobs": 3}, "logprobs", "invalid_value"),
+        ({"top_logprobs": 3}, None, "invalid_value"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+        ({"trace": "no"}, "trace", "invalid_value"),
+        ({"stream": 1}, "stream", "invalid_value"),
         ({"max_tokens": 0}, "max_tokens", "invalid_value"),
         ({"seed": 2**63}, "seed", "invalid_value"),
         ({"seed": 1.5}, "seed", "invalid_value"),
