@@ -13,7 +13,6 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-import evospec
 from evospec.config.access import AccessConfig
 from services import api_errors
 from services.access import Authentication, Caller
@@ -21,7 +20,7 @@ from services.api_errors import ApiError
 from services.completion import CompletionService, Origin
 from services.openai_answers import ChatCompletion, ClusterState, Health, ModelCard, ModelList, TextCompletion
 from services.openai_schema import ChatBody, CompletionBody, GenerationBody, Model, model_list, parse_body
-from services.openapi import answers, describe, takes
+from services.openapi import NEEDS_KEY, answers, describe, takes
 from services.prompt_encoder import PromptEncoder
 from services.rendering import ChatFormat, Format, TextFormat, render_stream, render_whole
 from services.request_ids import RequestIds
@@ -51,7 +50,7 @@ def create_app(
     _add_generation(app, service, encoder)
     _add_administration(app, cluster_state)
     _add_error_handlers(app)
-    document = describe(app, evospec.__version__, ChatBody, CompletionBody)
+    document = describe(app, service.model, ChatBody, CompletionBody, needs_key=bool(access.keys))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -106,7 +105,7 @@ def _add_generation(app: FastAPI, service: CompletionService, encoder: PromptEnc
 
 
 def _add_administration(app: FastAPI, cluster_state: Callable[[], Awaitable[dict[str, Any]]]) -> None:
-    @app.get("/admin/status", responses=answers(ClusterState, 401))
+    @app.get("/admin/status", responses=answers(ClusterState, 401), openapi_extra={"security": NEEDS_KEY})
     async def status() -> Response:
         return JSONResponse(jsonable_encoder(await cluster_state()))
 

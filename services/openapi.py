@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+import evospec
 from services.openai_answers import ErrorAnswer
+from services.openai_schema import GenerationBody
 
 Json = dict[str, Any]
 _REFERENCE = "#/components/schemas/{model}"
@@ -22,7 +24,14 @@ _REASONS = {
     500: "The server failed.",
     503: "No replica is available; Retry-After says when to try again.",
 }
-_STREAM = {"text/event-stream": {"schema": {"type": "string", "description": "With `stream`: true."}}}
+_EVENT: Json = {
+    "type": "object",
+    "description": "With `stream`: true. One event.",
+    "required": ["data"],
+    "properties": {"data": {"type": "string", "description": "A chunk as JSON; the last one is [DONE]."}},
+}
+_STREAM = {"text/event-stream": {"schema": _EVENT}}
+NEEDS_KEY = [{"ApiKey": []}]
 _KEY = {"ApiKey": {"type": "http", "scheme": "bearer", "description": "Made by `evospec keys new`."}}
 
 
@@ -40,25 +49,29 @@ def takes(model: type[BaseModel]) -> Json:
     return {"requestBody": body, "parameters": [_TRACE, _REQUEST_ID]}
 
 
-def describe(app: FastAPI, version: str, *bodies: type[BaseModel]) -> Json:
+def describe(app: FastAPI, model_name: str, *bodies: type[GenerationBody], needs_key: bool) -> Json:
     """The document.
 
     Args:
+        model_name: the one that requests may ask for.
+        needs_key: whether the API does; administration does in any case.
         bodies: models that routes take.
     """
     document: Json = get_openapi(
         title="EvoSpec",
-        version=version,
+        version=evospec.__version__,
         summary="OpenAI's API over speculative decoding that adapts to its traffic.",
         routes=app.routes,
     )
     components = document.setdefault("components", {})
     components["securitySchemes"] = _KEY
-    document["security"] = [{"ApiKey": []}]
+    if needs_key:
+        document["security"] = NEEDS_KEY
     schemas = components.setdefault("schemas", {})
     for model in bodies:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
+        schema["properties"]["model"]["enum"] = [model_name]
         schemas[model.__name__] = schema
     for unused in (
         "HTTPValidationError",
@@ -83,6 +96,6 @@ _TRACE = _header(
 )
 _REQUEST_ID = _header(
     "X-Request-Id",
-    {"type": "string", "maxLength": 128},
-    "Comes back in the answer and stands in logs; one is made where there is none.",
+    {"type": "string"},
+    "Comes back in the answer and stands in logs; one is made where there is none that is fit for that.",
 )
