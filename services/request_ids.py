@@ -1,13 +1,13 @@
-"""The id of each HTTP request: taken from the client or made here, in every answer and in logs."""
+"""The id of each HTTP request, for logs. Serve's proxy takes it from the client or makes it, and sends it
+back in the header x-request-id of every answer; here it is read."""
 
 from __future__ import annotations
 
 import logging
 import re
-import uuid
 from contextvars import ContextVar
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,7 +16,8 @@ from services import api_errors
 logger = logging.getLogger(__name__)
 
 HEADER = "x-request-id"
-_HARMLESS = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")  # in logs and headers
+LONGEST = 128
+_HARMFUL = re.compile(r"[^A-Za-z0-9._:/+=-]")  # in lines of a log
 _current: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -31,7 +32,7 @@ def name_of_request() -> str:
 
 
 class RequestIds:
-    """ASGI middleware around everything else: even the answer to a bug bears the request's id."""
+    """ASGI middleware around everything else: what goes wrong anywhere is logged with the request's id."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -41,24 +42,21 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _HARMLESS.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         begun = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                MutableHeaders(scope=message)[HEADER] = request_id
+            begun = True
             await send(message)
 
-        token = _current.set(request_id)
+        token = _current.set(_HARMFUL.sub("_", given[:LONGEST]))
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_and_note)
         except Exception:  # the outermost frame of a request: nothing above could answer it
             logger.exception("%s failed", name_of_request())
             if begun:
                 raise  # the client must see that the answer is not whole
             error = api_errors.server_error("The server failed to answer this request.")
-            await JSONResponse(error.body(), error.status)(scope, receive, send_with_id)
+            await JSONResponse(error.body(), error.status)(scope, receive, send)
         finally:
             _current.reset(token)

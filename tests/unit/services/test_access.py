@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from evospec.config.access import AccessConfig, AdminKey, ApiKey
 from services.access import caller_of, digest_of, new_key
 from services.cli import app
-from tests.unit.services.gateway_kit import HELLO, Pool, call, chat, chunk, error, events
+from services.replica_pool import ReplicaLostError
+from tests.unit.services.gateway_kit import HELLO, Pool, Script, call, chunk, error, events
 
 ALICE, BOB, ADMIN = (new_key() for _ in range(3))
 ACCESS = AccessConfig(
@@ -172,39 +173,34 @@ def test_a_wish_that_nobody_understands_is_not_taken_as_a_yes() -> None:
     assert not pool.requests
 
 
-# --- ids of requests ---
+# --- ids of requests, which Serve's proxy makes and sends back ---
 
 
-def answered_id(pool: Pool, given: str | None, path: str = "/v1/chat/completions") -> str:
-    headers = {} if given is None else {"x-request-id": given.encode("latin-1")}
-    response = call(pool, lambda client: client.post(path, json=HELLO, headers=headers))
-    return response.headers["x-request-id"]
+def ask_with_id(script: Script, given: str, **fields: Any) -> httpx.Response:
+    headers = {"x-request-id": given.encode("latin-1")}
+    asked = {**HELLO, **fields}
+    return call(Pool(script), lambda client: client.post("/v1/chat/completions", json=asked, headers=headers))
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/nowhere"])
-def test_the_clients_id_comes_back_in_any_answer(path: str) -> None:
-    assert answered_id(Pool(), "trace-7:a/b.c", path) == "trace-7:a/b.c"
-
-
-@pytest.mark.parametrize("given", [None, "", "a b", "x" * 129, "né", 'a"b'])
-def test_a_new_one_is_made_where_there_is_none_or_none_that_is_fit_for_logs(given: str | None) -> None:
-    made = {answered_id(Pool(), given) for _ in range(2)}
-    assert len(made) == 2
-    assert all(one.startswith("req_") for one in made)
-
-
-def test_the_answer_to_a_bug_and_the_log_of_it_have_the_id(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("given", "logged"), [("trace-7:a/b.c", "trace-7:a/b.c"), ('a b\t"é', "a_b___"), ("x" * 200, "x" * 128)]
+)
+def test_a_bug_is_logged_with_the_id_made_fit_for_logs(
+    given: str, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.ERROR):
-        assert answered_id(Pool([ValueError("boom")]), "mine") == "mine"
-    assert "request mine failed" in caplog.text
+        assert error(ask_with_id([ValueError("boom")], given), 500)["code"] == "internal_error"
+    assert f"request {logged} failed" in caplog.text
 
 
 def test_a_bug_in_a_stream_is_logged_with_the_id(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        response = chat(Pool([chunk("H"), ValueError("boom")]), stream=True)
+        response = ask_with_id([chunk("H"), ValueError("boom")], "mine", stream=True)
     assert events(response)[-1]["error"]["code"] == "internal_error"
-    assert f"request {response.headers['x-request-id']} failed" in caplog.text
+    assert "request mine failed while it was streamed" in caplog.text
 
 
-def test_a_refused_key_has_an_id_too() -> None:
-    assert ask("GET", "/v1/models", "wrong").headers["x-request-id"].startswith("req_")
+def test_a_lost_replica_is_logged_with_the_id(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        ask_with_id([chunk("H"), ReplicaLostError("died")], "mine")
+    assert "request mine was lost while it ran" in caplog.text
