@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -12,6 +13,7 @@ from evospec.config import Config, Section
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
+_MODULES = re.compile(r"\b(?:[a-z_]+\.)+")  # before the names of types
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 _HEAD = """# Configuration
@@ -59,7 +61,7 @@ def _type(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-    return text.replace("None", "null").replace("|", "or")
+    return _MODULES.sub("", text).replace("None", "null").replace("|", "or")
 
 
 def _meaning(field: FieldInfo) -> str:

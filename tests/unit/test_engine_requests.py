@@ -157,6 +157,27 @@ def test_a_storm_of_requests_and_cancellations_leaks_nothing() -> None:
     assert all(outputs[request.id][-1].finish_reason is not None for request in requests)
 
 
+@pytest.mark.parametrize("overlap", ["off", "on"])
+@pytest.mark.parametrize(("slots", "draft_length"), [(100, 0), (7, 3)], ids=["all run", "most wait"])
+def test_a_hundred_that_leave_in_mid_stream_free_their_slots_within_two_cycles(
+    slots: int, draft_length: int, overlap: str
+) -> None:
+    engine = build(TARGET, "evospec", draft_length, max_batch=slots, overlap=overlap)
+    endless = SamplingParams(max_tokens=110, ignore_eos=True)  # each of them needs a step for its prompt
+    for index in range(100):
+        engine.admit(Request(str(index), PROMPT[: 5 + index % 9], endless))
+    for _ in range(slots):
+        engine.step()
+    assert engine.stats.running == slots
+    for index in range(100):
+        engine.cancel(str(index))
+    ended = [output.request_id for _ in range(2) for output in engine.step() if output.finish_reason]
+    assert engine.stats.running == engine.stats.waiting == 0
+    assert sorted(ended) == sorted(str(index) for index in range(100))
+    engine.admit(Request("next", PROMPT, SHORT))
+    assert len(tokens(run(engine)["next"])) == 4
+
+
 @pytest.mark.parametrize(("draft_length", "cycles_report"), [(0, False), (3, True)])
 def test_cycles_without_a_draft_report_no_better_tokens(
     draft_length: int, cycles_report: bool, monkeypatch: pytest.MonkeyPatch
