@@ -9,6 +9,7 @@ import typer
 from evospec.config import Config
 from services.interrupts import interrupt_once
 from services.local_cluster import LocalCluster
+from services.preflight import is_local
 
 CHECK_S = 1.0  # signals are handled at least this often
 
@@ -20,6 +21,12 @@ def run(config: Config, *, verbose: bool) -> None:
         EvoSpecError: the configuration can't be served.
     """
     interrupt_once()
+    if not config.access.keys and not is_local(config.serve.host):
+        typer.echo(
+            f"warning: no API key is configured, and {config.serve.host} may be reached from elsewhere: "
+            "see `evospec keys new`",
+            err=True,
+        )
     cluster = LocalCluster(config, verbose=verbose)
     typer.echo("starting …", err=True)
     try:

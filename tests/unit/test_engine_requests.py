@@ -158,16 +158,17 @@ def test_a_storm_of_requests_and_cancellations_leaks_nothing() -> None:
 
 
 @pytest.mark.parametrize("overlap", ["off", "on"])
-@pytest.mark.parametrize(("slots", "draft_length"), [(100, 0), (7, 3)], ids=["all run", "most wait"])
+@pytest.mark.parametrize(("slots", "draft_length"), [(50, 0), (7, 3)], ids=["half run", "most wait"])
 def test_a_hundred_that_leave_in_mid_stream_free_their_slots_within_two_cycles(
     slots: int, draft_length: int, overlap: str
 ) -> None:
     engine = build(TARGET, "evospec", draft_length, max_batch=slots, overlap=overlap)
-    endless = SamplingParams(max_tokens=110, ignore_eos=True)  # each of them needs a step for its prompt
+    endless = SamplingParams(max_tokens=110, ignore_eos=True)
     for index in range(100):
         engine.admit(Request(str(index), PROMPT[: 5 + index % 9], endless))
-    for _ in range(slots):
-        engine.step()
+    for _ in range(100):  # each needs a step for its prompt, or two
+        if engine.stats.running < slots:
+            engine.step()
     assert engine.stats.running == slots
     for index in range(100):
         engine.cancel(str(index))

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from evospec.config.access import AccessConfig, AdminKey, ApiKey
 from services.access import caller_of, digest_of, new_key
 from services.cli import app
+from services.preflight import is_local
 from services.replica_pool import ReplicaLostError
 from tests.unit.services.gateway_kit import HELLO, Pool, Script, call, chunk, error, events
 
@@ -204,3 +205,11 @@ def test_a_lost_replica_is_logged_with_the_id(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         ask_with_id([chunk("H"), ReplicaLostError("died")], "mine")
     assert "request mine was lost while it ran" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("example.org", False)],  # noqa: S104
+)
+def test_what_only_this_machine_reaches(host: str, local: bool) -> None:
+    assert is_local(host) == local
