@@ -54,11 +54,10 @@ async def side_by_side(choices: Sequence[Begun]) -> AsyncGenerator[ChoiceChunk]:
         while waiting:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in sorted(done, key=waiting.__getitem__):
-                index = waiting.pop(task)
-                chunk = task.result()
-                if chunk is not None:
+                index, following = waiting.pop(task), task.result()
+                if following is not None:
                     waiting[_next(choices[index])] = index
-                    yield ChoiceChunk(index, chunk)
+                    yield ChoiceChunk(index, following)
     finally:
         for task in waiting:
             task.cancel()

@@ -31,7 +31,7 @@ _EVENT: Json = {
     "properties": {"data": {"type": "string", "description": "A chunk as JSON; the last one is [DONE]."}},
 }
 _STREAM = {"text/event-stream": {"schema": _EVENT}}
-NEEDS_KEY = [{"ApiKey": []}]
+NEEDS_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}]
 _KEY = {"ApiKey": {"type": "http", "scheme": "bearer", "description": "Made by `evospec keys new`."}}
 
 
