@@ -49,7 +49,11 @@ def ask(
 
 
 @pytest.mark.parametrize(("method", "path"), EVERYTHING)
-@pytest.mark.parametrize("key", [None, "", "wrong", ALICE[:-1], ALICE + "x", digest_of(ALICE)])
+@pytest.mark.parametrize(
+    "key",
+    [None, "", "wrong", ALICE[:-1], ALICE + "x", digest_of(ALICE)],
+    ids=["none", "empty", "wrong", "shorter", "longer", "digest"],
+)
 def test_without_a_valid_key_nothing_is_told(method: str, path: str, key: str | None) -> None:
     response = ask(method, path, key)
     assert error(response, 401)["code"] == "invalid_api_key"
@@ -60,7 +64,7 @@ def test_health_needs_no_key() -> None:
     assert ask("GET", "/health", None).status_code == 200
 
 
-@pytest.mark.parametrize("key", [ALICE, BOB])
+@pytest.mark.parametrize("key", [ALICE, BOB], ids=["alice", "bob"])
 def test_each_key_opens_the_api_but_not_administration(key: str) -> None:
     for method, path in EVERYTHING[:5]:
         options = {"json": HELLO} if path == "/v1/chat/completions" else {}
@@ -81,7 +85,7 @@ def test_without_keys_the_api_is_open_and_administration_is_not() -> None:
     error(ask("GET", "/admin/status", "any", AccessConfig()), 401)
 
 
-@pytest.mark.parametrize(("key", "tenant"), [(ALICE, "acme"), (BOB, "")])
+@pytest.mark.parametrize(("key", "tenant"), [(ALICE, "acme"), (BOB, "")], ids=["alice", "bob"])
 def test_a_request_is_of_its_keys_tenant(key: str, tenant: str) -> None:
     pool = Pool()
     headers = {"authorization": f"bearer {key}"}
