@@ -139,6 +139,7 @@ class Engine:
         """Delivers retrieved tokens; late ones, for a finished request, are dropped."""
         if self._learners.vocabulary is not None and self._scheduler.find(request_id) is not None:
             self._learners.vocabulary.retrieved(hits.token_ids, hits.weights)
+            self._stepper.offered()
 
     def take_traces(self) -> list[Trace]:
         return self._learners.recorder.take() if self._learners.recorder is not None else []

@@ -28,6 +28,7 @@ class Learning:
     __slots__ = (
         "_longest",
         "_observer",
+        "_offered",
         "_parts",
         "_recording",
         "_stats",
@@ -44,6 +45,7 @@ class Learning:
         self._recording = False  # whether there may be more of it
         self._untaught = self._unrecorded = 0  # cycles since the vocabulary learned, and the last part
         self._longest = 0.0  # seconds that it took lately
+        self._offered = False  # whether tokens wait that an index found
         self.spare = SpareTime()
         self.stopwatch: Stopwatch = NO_STOPWATCH
 
@@ -67,9 +69,28 @@ class Learning:
             pass
         self.stopwatch.mark("host")
 
+    def offered(self) -> None:
+        """An index has found tokens: there is more to take in than usual."""
+        self._offered = True
+
     def fits(self, seconds: float) -> bool:
         """Whether the vocabulary is likely to have learned in so many seconds what there is."""
-        return not self._observer.has_untaught_prompts and self._longest <= seconds
+        unusual = self._offered or self._observer.has_untaught_prompts
+        return not unusual and self._longest <= seconds
+
+    def read_prompts(self) -> None:
+        """Lets the vocabulary take in what admitted requests say themselves: it is known before the device
+        has processed it, and the first drafts are made from it."""
+        self._stats.vocabulary_rows_changed += self._observer.apply()
+
+    def put_off(self, *, read: bool) -> None:
+        """Lets a cycle pass without learning, unless it was put off too often."""
+        if max(self._untaught, self._unrecorded) + 1 < _LATEST:
+            self._untaught += 1
+            self._unrecorded += 1
+        else:
+            self.teach_beside(read=read)
+            self.record_beside()
 
     def teach_beside(self, *, read: bool) -> None:
         """Lets the vocabulary learn, if there is time while the device is busy; now and then in any case.
@@ -96,7 +117,7 @@ class Learning:
                 return
 
     def _teach(self) -> bool:
-        self._untaught = 0
+        self._untaught, self._offered = 0, False
         self._stats.vocabulary_rows_changed += self._observer.teach()
         return True
 

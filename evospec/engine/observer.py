@@ -196,10 +196,13 @@ class Observer:
         rows were written."""
         fresh, self._untaught = self._untaught, Backlog()
         self._unrecorded.extend(fresh)
-        if self._vocabulary is None:
-            return 0
-        teach(self._vocabulary, fresh)
-        return self._vocabulary.apply()
+        if self._vocabulary is not None:
+            teach(self._vocabulary, fresh)
+        return self.apply()
+
+    def apply(self) -> int:
+        """Lets the vocabulary change by what it was told; returns how many head rows were written."""
+        return 0 if self._vocabulary is None else self._vocabulary.apply()
 
     def record(self) -> Iterator[None]:
         """Lets all others learn from what the vocabulary has been taught since the last call, in parts that

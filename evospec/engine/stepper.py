@@ -125,7 +125,7 @@ class Stepper:
             outputs += self._drop_cancelled()
             outputs += self._prefill()
             self._prompting.retire()
-        outputs += self._cycle()
+        outputs += self._cycle(waited_for=bool(outputs))
         if self._flight is not None and not self._flight.wanted:
             self._flight = None  # nobody reads it
         if self._flight is None:
@@ -143,6 +143,10 @@ class Stepper:
         flight, self._flight = self._flight, None
         if flight is not None and flight.wanted:
             self._outputs += self._land(flight)
+
+    def offered(self) -> None:
+        """The vocabulary was told of tokens that an index found."""
+        self._learning.offered()
 
     def adapted(self, version: int) -> None:
         """The drafter's weights have changed, behind the cycle under way: that one is of the last version."""
@@ -173,7 +177,10 @@ class Stepper:
         if not self.scheduler.can_prefill:
             return []
         began = perf_counter()
-        outputs = [self._begin(begun) for begun in self._prompting.launch(self._head().active)]
+        launched = self._prompting.launch(self._head().active)
+        if launched and self._overlap:  # beside the device, which is busy with them
+            self._learning.read_prompts()
+        outputs = [self._begin(begun) for begun in launched]
         if outputs and not self._overlap:  # else the device would wait, for longer than the first draft gains
             self._learning.catch_up()
         self.stats.prefill_seconds += perf_counter() - began
@@ -187,12 +194,17 @@ class Stepper:
         self._observer.note(report, [emission], begun.features)
         return _output(emission, report)
 
-    def _cycle(self) -> list[StepOutput]:
+    def _cycle(self, *, waited_for: bool) -> list[StepOutput]:
+        """Args: waited_for: this step has emitted something, which need not wait for a cycle to end."""
         flight, self._flight = self._flight, None
         if flight is None:
             if not self.scheduler.running:
                 return []
             flight = self._launch(None)
+            if waited_for and self._overlap:
+                self._flight = flight
+                self._learning.put_off(read=flight.step.plan.reads_vocabulary)
+                return []
         # The last cycle is learned from while the device is busy with this one.
         if not self._overlap:
             self._learning.catch_up()

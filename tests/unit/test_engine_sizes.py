@@ -23,6 +23,7 @@ from evospec.engine.host_copy import SentReport
 from evospec.engine.learning import Learning
 from evospec.engine.lessons import ReadPrompt
 from evospec.engine.observer import Learners
+from evospec.engine.passes import Launched, Step
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.runner import Runner
 from evospec.engine.sizes import Sizes
@@ -32,9 +33,10 @@ from evospec.models.target import Target
 from evospec.vocab.active import ActiveRows
 from evospec.vocab.core import CoreLists
 from evospec.vocab.dynamic import DynamicVocabulary
+from evospec.vocab.head_rows import HeadView
 from evospec.vocab.policy import dynamic_sources, row_budget
 from evospec.vocab.semantic import SemanticSource
-from evospec.wire import Fingerprints
+from evospec.wire import Fingerprints, TokenHits
 from tests.tiny import tiny_drafter, tiny_model, tiny_tokenizer
 
 FINGERPRINTS = Fingerprints(target="t", drafter="d", tokenizer="k")
@@ -423,3 +425,47 @@ def test_a_padded_head_never_drafts_padding(target: Target) -> None:
 def test_rows_are_rounded_to_few_sizes(running: int, rows: int) -> None:
     assert ROUNDED.rows(running, 30) == rows
     assert Sizes(rounded=False).rows(running, 30) == running
+
+
+def test_a_first_token_waits_for_no_cycle_and_its_prompt_is_drafted_from_at_once(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that processes a prompt launches a cycle, from rows that hold the prompt's tokens, and
+    leaves it to the next one."""
+    engine = engine_of(target, "chain", 2, ROUNDED)
+    drafted: list[set[int]] = []
+    launch = Runner.launch
+
+    def noted(runner: Runner, step: Step, head: HeadView) -> Launched:
+        assert head.active is not None
+        drafted.append(set(head.active.nonzero()[:, 0].tolist()))
+        return launch(runner, step, head)
+
+    monkeypatch.setattr(Runner, "launch", noted)
+    prompt = tuple(range(100, 120))
+    engine.admit(Request("r", prompt, SamplingParams(max_tokens=20, ignore_eos=True)))
+    (first,) = engine.step()
+    assert len(first.tokens) == 1
+    assert len(drafted) == 1
+    assert drafted[0].issuperset(prompt)
+    assert engine.stats.cycles == 0
+    (second,) = engine.step()
+    assert second.drafted
+    assert engine.stats.cycles == 1
+
+
+def test_learning_what_an_index_found_is_expected_to_take_longer(target: Target) -> None:
+    engine = engine_of(target, "chain", 2, ROUNDED)
+    engine.admit(Request("r", (5, 6, 7), SamplingParams(max_tokens=90, ignore_eos=True)))
+    for _ in range(3):
+        engine.step()
+    known = engine._stepper._learning
+    assert known.fits(9.0)
+    engine.offer_hits("r", TokenHits((90, 91), (1.0, 0.5)))
+    assert not known.fits(9.0)
+    engine.step()
+    assert known.fits(9.0)
+    assert engine.vocabulary is not None
+    active = engine.vocabulary.head().active
+    assert active is not None
+    assert active[[90, 91]].all()

@@ -164,7 +164,7 @@ def test_a_host_that_never_has_time_stays_no_more_than_so_far_behind(
     assert engine.stats.cycles > 100
     # A request's first token counts as a cycle: with all of them it is more than one a step.
     assert untaught <= 40
-    assert unrecorded <= 80
+    assert unrecorded <= 100
 
 
 def test_a_swap_waits_for_no_learning_and_traces_say_which_version_drafted(
