@@ -21,18 +21,18 @@ def run(config: Config, *, verbose: bool) -> None:
         EvoSpecError: the configuration can't be served.
     """
     interrupt_once()
-    if not config.access.keys and not is_local(config.serve.host):
-        typer.echo(
-            f"warning: no API key is configured, and {config.serve.host} may be reached from elsewhere: "
-            "see `evospec keys new`",
-            err=True,
-        )
     cluster = LocalCluster(config, verbose=verbose)
     typer.echo("starting …", err=True)
     try:
         with cluster:
             interrupt_once()  # Ray put a handler of its own in place
             model = config.serve.model_name or config.model.target
+            if not config.access.keys and not is_local(config.serve.host):
+                typer.echo(
+                    f"warning: no API key is configured, and {config.serve.host} may be reached from "
+                    "elsewhere: see `evospec keys new`",
+                    err=True,
+                )
             typer.echo(f"serving {model} at {cluster.url}/v1 (Ctrl-C stops)", err=True)
             forever = threading.Event()
             while not forever.wait(CHECK_S):

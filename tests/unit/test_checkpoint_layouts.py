@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -53,7 +52,7 @@ from tests.unit.published import (
     published,
     target_tables,
 )
-from tests.unit.sampling_toys import batch, p_value
+from tests.unit.sampling_toys import batch, mistold, p_value
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -375,7 +374,7 @@ def test_sampled_tokens_follow_the_target_when_the_drafter_has_its_own_head() ->
     counts = np.bincount(verdict.tokens[:, 0].numpy(), minlength=VOCAB)
     assert p_value(counts, wanted.softmax(-1).double().numpy()) > 1e-3
     assert 0.1 < verdict.accepted.double().mean() < 0.9
-    misread = replace(draft, row_ids=torch.arange(100))  # as if the map were the first 100 tokens
+    misread = mistold(draft, torch.arange(100))  # as if the map were the first 100 tokens
     wrong = verify(misread, logits, sampling, torch.ones(draws, dtype=torch.int64))
     counts = np.bincount(wrong.tokens[:, 0].numpy(), minlength=VOCAB)
     assert p_value(counts, wanted.softmax(-1).double().numpy()) < 1e-9
