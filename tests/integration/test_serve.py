@@ -176,9 +176,9 @@ def test_errors_are_the_clients_own_exceptions(served: Served) -> None:
     assert caught.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError) as caught:
         served.client.chat.completions.create(
-            model=MODEL, messages=[{"role": "user", "content": "x"}], logprobs=True
+            model=MODEL, messages=[{"role": "user", "content": "x"}], presence_penalty=0.5
         )
-    assert caught.value.param == "logprobs"
+    assert caught.value.param == "presence_penalty"
 
 
 @pytest.mark.parametrize(
