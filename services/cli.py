@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evospec.bench.cli import bench
 from evospec.cli import app
+from services.load.cli import bench_serve
 
 if TYPE_CHECKING:
     from evospec.wire import DecisionKind
@@ -17,6 +19,7 @@ weights = typer.Typer(no_args_is_help=True, help="Adapter versions in the weight
 app.add_typer(weights, name="weights")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the endpoint.")
 app.add_typer(keys, name="keys")
+bench.command("serve")(bench_serve)
 
 ConfigOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML file; see docs/configuration.md for its keys.")

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from evospec.errors import EvoSpecError
+from services.event_stream import RequestFailedError, error_reason, read_events
 
 TIMEOUT_S = 300.0  # on two busy cores the first token of a queued request takes a while
-_EVENT = "data: "
-_DONE = "[DONE]"
-
-
-class RequestFailedError(EvoSpecError):
-    """The endpoint did not answer a request, or not completely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +56,27 @@ class ChatClient:
             async with self._http.stream("POST", "/v1/chat/completions", json=body) as response:
                 if response.status_code != httpx.codes.OK:
                     await response.aread()
-                    raise RequestFailedError(f"HTTP {response.status_code}: {_reason(response.text)}")
-                return await _read(response.aiter_lines(), first_token)
+                    raise RequestFailedError(f"HTTP {response.status_code}: {error_reason(response.text)}")
+                return await _read(response.aiter_bytes(), first_token)
         except httpx.HTTPError as error:
             raise RequestFailedError(f"{type(error).__name__}: {error}") from error
 
 
-async def _read(lines: AsyncIterator[str], first_token: Callable[[], None]) -> Usage:
+async def _read(content: AsyncIterator[bytes], first_token: Callable[[], None]) -> Usage:
     usage: Usage | None = None
     finished = begun = False
-    async for line in lines:
-        if not line.startswith(_EVENT):
-            continue
-        content = line.removeprefix(_EVENT)
-        if content == _DONE:
-            if usage is None or not finished:
-                raise RequestFailedError("the stream ended before the answer was complete")
-            return usage
-        event = json.loads(content)
-        if "error" in event:
-            raise RequestFailedError(str(event["error"]["message"]))
-        for choice in event["choices"]:
-            if choice["delta"].get("content") and not begun:
-                begun = True
-                first_token()
-            finished = finished or choice["finish_reason"] is not None
-        if event.get("usage") is not None:
-            usage = _usage(event["usage"])
-    raise RequestFailedError("the connection was closed in the middle of the answer")
+    async with aclosing(read_events(content)) as events:
+        async for event in events:
+            for choice in event["choices"]:
+                if choice["delta"].get("content") and not begun:
+                    begun = True
+                    first_token()
+                finished = finished or choice["finish_reason"] is not None
+            if event.get("usage") is not None:
+                usage = _usage(event["usage"])
+    if usage is None or not finished:
+        raise RequestFailedError("the stream ended before the answer was complete")
+    return usage
 
 
 def _usage(counts: dict[str, Any]) -> Usage:
@@ -101,11 +88,3 @@ def _usage(counts: dict[str, Any]) -> Usage:
         accepted=own["accepted"],
         adapter_version=own["adapter_version"],
     )
-
-
-def _reason(body: str) -> str:
-    """The message of an OpenAI-shaped error; whatever is there otherwise."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return " ".join(body.split())[:200]

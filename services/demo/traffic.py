@@ -9,8 +9,9 @@ from itertools import cycle, islice
 from time import monotonic
 
 from evospec.bench.prompts import Prompt
-from services.demo.client import ChatClient, RequestFailedError
+from services.demo.client import ChatClient
 from services.demo.results import RequestRecord
+from services.event_stream import RequestFailedError
 
 ROUNDS = 2
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 
 from evospec.bench.prompts import Prompt, read_prompts
-from services.demo.client import ChatClient, RequestFailedError, Usage
+from services.demo.client import ChatClient, Usage
 from services.demo.run import PROMPTS
 from services.demo.traffic import Errand, Traffic, schedule
+from services.event_stream import RequestFailedError
 
 TOPICS = ["general", "code", "law", "medicine"]
 
