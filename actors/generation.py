@@ -14,7 +14,9 @@ class GenerationRequest:
     """A prompt, tokenised; `stop` strings end the text before they appear in it.
 
     `trace` False keeps the request out of training and of the semantic index. `logprobs` asks for each
-    token's log-probability, and for those of so many of the best tokens at its place.
+    token's log-probability, and for those of so many of the best tokens at its place. `chunk_s` is the
+    least time between two chunks, cycles in between go together; 0: one chunk a cycle, inf: all but the
+    first token in one.
     """
 
     id: str
@@ -24,6 +26,7 @@ class GenerationRequest:
     tenant: str = ""
     trace: bool = True
     logprobs: int | None = None
+    chunk_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
-    """What one cycle added to a request.
+    """What one or several cycles added to a request.
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
@@ -46,6 +49,7 @@ class GenerationChunk:
         accepted: how many of them were accepted.
         finish_reason: set on the last chunk.
         logprobs: of each of the tokens, where the request asks for them.
+        cycles: that are in it; the token that prefill yields counts as one.
     """
 
     text: str
@@ -56,6 +60,7 @@ class GenerationChunk:
     vocabulary_epoch: int
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cycles: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
 
 from actors.emission import Emission, OutputStream
 from actors.engine_loop import EngineLoop
@@ -17,7 +18,8 @@ from evospec.errors import EvoSpecError, InvalidRequestError
 async def generate_text(
     loop: EngineLoop, tokenizer: Tokenizer, texts: TokenTexts, request: GenerationRequest
 ) -> AsyncGenerator[GenerationChunk | GenerationFailure]:
-    """Yields one chunk per cycle, the last one with a finish reason, or ends in one failure.
+    """Yields one chunk per cycle, or as seldom as `request.chunk_s` says, the last one with a finish reason,
+    or ends in one failure.
 
     When the consumer goes away (cancels or closes the iterator), the engine drops the request.
     """
@@ -35,11 +37,14 @@ async def generate_text(
     )
     text = TextStream(tokenizer, request.stop)
     engine_done = False
+    clock = asyncio.get_running_loop().time
+    not_before = clock()
     try:
         while not (engine_done or text.stopped):
-            emission = await outputs.next()
-            engine_done = emission.output.finish_reason is not None
-            yield _chunk(emission, text, texts)
+            emissions = await outputs.take(not_before) if request.chunk_s else [await outputs.next()]
+            engine_done = emissions[-1].output.finish_reason is not None
+            not_before = clock() + request.chunk_s
+            yield _chunk(emissions, text, texts)
     except InvalidRequestError as error:
         engine_done = True
         yield GenerationFailure("invalid", str(error), error.param)
@@ -51,14 +56,20 @@ async def generate_text(
             loop.cancel(request.id)
 
 
-def _chunk(emission: Emission, text: TextStream, texts: TokenTexts) -> GenerationChunk:
-    output = emission.output
+def _chunk(emissions: Sequence[Emission], text: TextStream, texts: TokenTexts) -> GenerationChunk:
+    """What cycles add together; those behind a stop string do not count."""
     parts: list[str] = []
-    used = 0
-    # One by one, so that tokens behind a stop string in the same cycle are not counted.
-    for token in output.tokens:
-        parts.append(text.push((token,)).text)
-        used += 1
+    tokens: list[int] = []
+    scores: list[TokenScore] = []
+    drafted = accepted = cycles = 0
+    for last in emissions:
+        output = last.output
+        used = _push(output.tokens, text, parts)
+        tokens += output.tokens[:used]
+        scores += output.scores[:used]
+        drafted += output.drafted
+        accepted += output.accepted
+        cycles += 1
         if text.stopped:
             break
     if output.finish_reason is not None:
@@ -66,14 +77,24 @@ def _chunk(emission: Emission, text: TextStream, texts: TokenTexts) -> Generatio
     finish_reason: FinishReason | None = "stop" if text.stopped else output.finish_reason
     return GenerationChunk(
         text="".join(parts),
-        token_ids=output.tokens[:used],
-        drafted=output.drafted,
-        accepted=output.accepted,
-        adapter_version=emission.adapter_version,
-        vocabulary_epoch=emission.vocabulary_epoch,
+        token_ids=tuple(tokens),
+        drafted=drafted,
+        accepted=accepted,
+        adapter_version=last.adapter_version,
+        vocabulary_epoch=last.vocabulary_epoch,
         finish_reason=finish_reason,
-        logprobs=tuple(_logprob(score, texts) for score in output.scores[:used]),
+        logprobs=tuple(_logprob(score, texts) for score in scores),
+        cycles=cycles,
     )
+
+
+def _push(tokens: Sequence[int], text: TextStream, parts: list[str]) -> int:
+    """Adds the text of a cycle's tokens; returns how many count: those behind a stop string do not."""
+    for used, token in enumerate(tokens, 1):
+        parts.append(text.push((token,)).text)
+        if text.stopped:
+            return used
+    return len(tokens)
 
 
 def _logprob(score: TokenScore, texts: TokenTexts) -> TokenLogprob:

@@ -15,6 +15,7 @@ from services import api_errors
 from services.api_errors import ApiError
 from services.choices import Begun, ChoiceChunk, begin_all, side_by_side
 from services.openai_schema import EvoSpecUsage, GenerationBody, Usage
+from services.pace import Pace
 from services.replica_pool import OverloadedError, ReplicaLostError, ReplicaPool
 from services.request_ids import name_of_request
 
@@ -31,7 +32,7 @@ class Tally:
     prompt_tokens: int
     choices: int = 1
     completion_tokens: int = 0
-    chunks: int = 0
+    cycles: int = 0
     drafted: int = 0
     accepted: int = 0
     adapter_version: int = 0
@@ -39,7 +40,7 @@ class Tally:
 
     def add(self, chunk: GenerationChunk) -> None:
         self.completion_tokens += len(chunk.token_ids)
-        self.chunks += 1
+        self.cycles += chunk.cycles
         self.drafted += chunk.drafted
         self.accepted += chunk.accepted
         self.adapter_version = chunk.adapter_version
@@ -51,7 +52,7 @@ class Tally:
             completion_tokens=self.completion_tokens,
             total_tokens=self.prompt_tokens + self.completion_tokens,
             evospec=EvoSpecUsage(
-                cycles=max(self.chunks - self.choices, 0),  # their first chunks come of prefill
+                cycles=max(self.cycles - self.choices, 0),  # the first of each is prefill's
                 drafted=self.drafted,
                 accepted=self.accepted,
                 adapter_version=self.adapter_version,
@@ -90,12 +91,14 @@ class CompletionService:
     Args:
         model: the one name that requests may ask for.
         timeout_s: a request that takes longer is given up.
+        pace: how often chunks come; default: each cycle.
     """
 
-    def __init__(self, pool: ReplicaPool, model: str, timeout_s: float) -> None:
+    def __init__(self, pool: ReplicaPool, model: str, timeout_s: float, pace: Pace | None = None) -> None:
         self.model = model
         self._pool = pool
         self._timeout_s = timeout_s
+        self._pace = pace or Pace()
         self._limits: ModelLimits | None = None
 
     async def limits(self) -> ModelLimits:
@@ -142,6 +145,7 @@ class CompletionService:
                 origin.tenant,
                 origin.trace and body.trace,
                 body.alternatives,
+                self._pace.interval(streamed=body.stream),
             )
             for choice in range(body.choices)
         ]
@@ -168,7 +172,7 @@ class CompletionService:
             ApiError: anything else.
         """
         begun = finished = False
-        async with aclosing(self._pool.generate(request)) as stream:
+        async with self._pace.answer(), aclosing(self._pool.generate(request)) as stream:
             while not finished:
                 try:
                     async with asyncio.timeout_at(deadline):

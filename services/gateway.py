@@ -12,6 +12,7 @@ from evospec.models.loading import load_tokenizer
 from services.cluster_state import RayCluster
 from services.completion import CompletionService
 from services.http_api import create_app
+from services.pace import Pace
 from services.prompt_encoder import PromptEncoder
 from services.replica_pool import ServeReplicaPool
 
@@ -26,7 +27,9 @@ class Gateway:
     def __init__(self, config: Config, replicas: DeploymentHandle[Any], cluster: RayCluster) -> None:
         model = served_name(config)
         self._encoder = PromptEncoder(load_tokenizer(config.model.target))
-        self._service = CompletionService(ServeReplicaPool(replicas), model, config.serve.request_timeout_s)
+        settings = config.serve
+        pace = Pace(settings.chunk_ms / 1e3)
+        self._service = CompletionService(ServeReplicaPool(replicas), model, settings.request_timeout_s, pace)
         self._access = config.access
         self._cluster = cluster
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from evospec.config.section import Section
@@ -73,4 +75,15 @@ class ServeConfig(Section):
     max_queued_requests: int = Field(256, ge=1, description="Waiting requests before 429 is answered.")
     model_name: str | None = Field(None, description="Name shown by /v1/models; default: model.target.")
     request_timeout_s: float = Field(600.0, gt=0)
+    chunk_ms: float = Field(
+        20.0,
+        ge=0,
+        description="Least time between two pieces of a streamed answer; what cycles yield in between goes "
+        "together, and with many answers under way it grows. 0 sends each cycle on.",
+    )
+    routing: Literal["default", "domain"] = Field(
+        "default",
+        description="Which replica a request goes to: the less busy of two; or, `domain`, one that served "
+        "similar prompts, as long as it is not much busier than others.",
+    )
     dashboard: bool = Field(False, description="Ray's dashboard of a local cluster, on 127.0.0.1:8265.")

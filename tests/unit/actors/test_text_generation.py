@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from dataclasses import replace
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -77,9 +81,15 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(tiny_tokenizer()(text).input_ids)
 
 
-def collect(loop: EngineLoop, tokenizer: PieceTokenizer, text: str, stop: tuple[str, ...] = ()) -> list[Item]:
+def collect(
+    loop: EngineLoop,
+    tokenizer: PieceTokenizer,
+    text: str,
+    stop: tuple[str, ...] = (),
+    chunk_s: float = 0.0,
+) -> list[Item]:
     async def run() -> list[Item]:
-        request = GenerationRequest("r", ids(text), SamplingParams(), stop)
+        request = GenerationRequest("r", ids(text), SamplingParams(), stop, chunk_s=chunk_s)
         return [item async for item in generate_text(loop, tokenizer, TokenTexts(tokenizer), request)]
 
     return asyncio.run(run())
@@ -98,6 +108,87 @@ def test_one_chunk_per_cycle_with_text_tokens_and_counters(
     last = items[-1]
     assert isinstance(last, GenerationChunk)
     assert (last.drafted, last.accepted, last.finish_reason) == (1, 1, "length")
+
+
+class HeldEngine(ScriptedEngine):
+    """Makes one step, and the others once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Event()
+        self._steps = 0
+
+    def _advance(self, request_id: str) -> StepOutput:
+        if self._steps:
+            assert self.may_go_on.wait(10.0)
+        self._steps += 1
+        return super()._advance(request_id)
+
+
+def test_cycles_go_together_when_chunks_are_few(tokenizer: PieceTokenizer) -> None:
+    """The first chunk is one cycle, as soon as it is there; the end waits for no time to pass."""
+    engine, text = HeldEngine(), "abcdefgh" * 40
+    loop = EngineLoop(engine)
+    request = GenerationRequest("r", ids(text), SamplingParams(), chunk_s=math.inf)
+
+    async def run() -> list[Item]:
+        loop.start(Outlets())
+        items = []
+        async for item in generate_text(loop, tokenizer, TokenTexts(tokenizer), request):
+            items.append(item)
+            engine.may_go_on.set()
+        return items
+
+    chunks = [item for item in asyncio.run(run()) if isinstance(item, GenerationChunk)]
+    loop.stop()
+    assert joined([*chunks]) == text
+    assert len(chunks) == 2
+    assert sum(chunk.cycles for chunk in chunks) == math.ceil(len(text) / 3)
+    assert sum(chunk.drafted for chunk in chunks) == sum(
+        len(chunk.token_ids) - chunk.cycles for chunk in chunks
+    )
+    assert [chunk.finish_reason for chunk in chunks] == [None, "length"]
+
+
+def test_a_pause_is_a_time_not_a_number_of_cycles(tokenizer: PieceTokenizer) -> None:
+    """Chunks come no sooner than asked for, and bring what many cycles of an endless answer yielded."""
+    loop = EngineLoop(EndlessEngine())
+    loop.start(Outlets())
+    request = GenerationRequest("r", ids("abc"), SamplingParams(), chunk_s=0.05)
+
+    async def run() -> list[float]:
+        times = []
+        async with aclosing(generate_text(loop, tokenizer, TokenTexts(tokenizer), request)) as stream:
+            async for chunk in stream:
+                times.append(asyncio.get_running_loop().time())
+                if len(times) == 4:
+                    assert isinstance(chunk, GenerationChunk)
+                    assert chunk.cycles > 1
+                    return times
+        raise AssertionError("it ended")
+
+    times = asyncio.run(run())
+    loop.stop()
+    assert all(after - before >= 0.049 for before, after in pairwise(times))
+
+
+def test_a_crash_in_a_pause_is_told_behind_what_came_before(tokenizer: PieceTokenizer) -> None:
+    engine = EndlessEngine()
+    loop = EngineLoop(engine)
+    loop.start(Outlets())
+
+    async def run() -> list[Item]:
+        request = GenerationRequest("r", ids("abc"), SamplingParams(), chunk_s=math.inf)
+        items = []
+        async for item in generate_text(loop, tokenizer, TokenTexts(tokenizer), request):
+            items.append(item)
+            engine.crash = ValueError("boom")
+        return items
+
+    first, *_, last = asyncio.run(run())
+    loop.stop()
+    assert isinstance(first, GenerationChunk)
+    assert isinstance(last, GenerationFailure)
 
 
 def test_characters_of_several_tokens_are_never_torn(loop: EngineLoop, tokenizer: PieceTokenizer) -> None:
@@ -137,12 +228,16 @@ class ScoringEngine(ScriptedEngine):
         return replace(output, scores=scores)
 
 
-def test_log_probabilities_come_with_their_tokens_up_to_the_stop_string(tokenizer: PieceTokenizer) -> None:
+@pytest.mark.parametrize("chunk_s", [0.0, math.inf])
+def test_log_probabilities_come_with_their_tokens_up_to_the_stop_string(
+    tokenizer: PieceTokenizer, chunk_s: float
+) -> None:
     engine = ScoringEngine()
     loop = EngineLoop(engine)
     loop.start(Outlets())
-    chunks = [item for item in collect(loop, tokenizer, "aé, d", (",",)) if isinstance(item, GenerationChunk)]
+    items = collect(loop, tokenizer, "aé, d", (",",), chunk_s)
     loop.stop()
+    chunks = [item for item in items if isinstance(item, GenerationChunk)]
     assert [len(chunk.logprobs) for chunk in chunks] == [len(chunk.token_ids) for chunk in chunks]
     shown = [logprob for chunk in chunks for logprob in chunk.logprobs]
     assert [logprob.token.raw for logprob in shown] == [b"a", b"\xc3", b"\xa9", b","]
