@@ -10,7 +10,7 @@ import typer
 
 from evospec.bench.cli import bench
 from evospec.cli import app
-from services.load.cli import bench_serve
+from services.load.cli import bench_overhead, bench_serve
 
 if TYPE_CHECKING:
     from evospec.wire import DecisionKind
@@ -20,6 +20,7 @@ app.add_typer(weights, name="weights")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the endpoint.")
 app.add_typer(keys, name="keys")
 bench.command("serve")(bench_serve)
+bench.command("overhead")(bench_overhead)
 
 ConfigOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML file; see docs/configuration.md for its keys.")

@@ -1,4 +1,4 @@
-"""`evospec bench serve`: its options. Imports come when it runs."""
+"""`evospec bench serve` and `bench overhead`: their options. Imports come when they run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evospec.bench.cli import (
     PromptsOption,
     SplitOption,
 )
-from evospec.cli_options import ChatOption
+from evospec.cli_options import ChatOption, DrafterOption, DtypeOption, TargetOption
 
 
 def bench_serve(
@@ -90,3 +90,40 @@ def bench_serve(
         typer.echo(results.to_json(), nl=False)
     if went_wrong(results):
         raise typer.Exit(1)
+
+
+def bench_overhead(
+    prompts: PromptsOption,
+    out: OutOption,
+    more_prompts: MorePrompts = None,
+    target: TargetOption = "smollm2-135m",
+    drafter: DrafterOption = "default",
+    streams: Annotated[
+        str, typer.Option(help="Requests at a time; several numbers, comma-separated, in turn.")
+    ] = "1,16",
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each side that count.")] = 5,
+    requests: Annotated[int, typer.Option(min=1, help="Per turn and stream.")] = 2,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Length of every answer.")] = 96,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each engine.")] = 1,
+    dtype: DtypeOption = "auto",
+    json_output: JsonOption = False,
+) -> None:
+    """Measure what HTTP, gateway and Ray Serve cost beside an engine alone, in turns, on this CPU."""
+    from evospec.bench.settings import batch_sizes
+    from services.load.overhead import OverheadSettings
+    from services.load.overhead_command import run_overhead
+
+    settings = OverheadSettings(
+        prompts=(*prompts, *(more_prompts or ())),
+        target=target,
+        drafter=drafter,
+        streams=tuple(batch_sizes(streams)),
+        rounds=rounds,
+        requests=requests,
+        max_tokens=max_tokens,
+        threads=threads,
+        dtype=dtype,
+    )
+    results = run_overhead(settings, out)
+    if json_output:
+        typer.echo(results.to_json(), nl=False)
