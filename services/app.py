@@ -6,9 +6,10 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
-from actors.aligner import Aligner
+from actors.background import BackgroundAligner
 from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE, ROLLOUT_CONTROLLER, RemoteReplicas
 from actors.index_host import IndexHost
 from actors.replica import DecodingReplica
@@ -16,13 +17,16 @@ from actors.rollout_controller import RolloutController
 from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
 from services.cluster_state import RayCluster
-from services.gateway import Gateway, served_name
+from services.domain_router import CLASS as ROUTER
+from services.gateway import Gateway, GatewayLimits, served_name
 
 APPLICATION = "evospec"
 REPLICAS = "DecodingReplica"
 GATEWAY = "Gateway"
 HEALTH_PERIOD_S = 5.0
-STOP_TIMEOUT_S = 10.0
+DRAIN_POLL_S = 0.2
+LOOK_BACK_S = 15.0  # load is averaged over so long; the delays come on top
+CODE_VERSION = "1"
 STATUS_TIMEOUT_S = 10.0
 
 
@@ -36,31 +40,67 @@ def build_application(config: Config, registry: RegistryFactory | None) -> Appli
     per_replica = 2 * config.engine.max_batch
     replicas = serve.deployment(
         name=REPLICAS,
-        num_replicas=settings.replicas,
         max_ongoing_requests=per_replica,
         max_queued_requests=settings.max_queued_requests,
         max_constructor_retry_count=2,
         health_check_period_s=HEALTH_PERIOD_S,
-        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
-        graceful_shutdown_wait_loop_s=0.2,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
+        request_router_config=request_router(config),
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        **replica_count(config),
     )(DecodingReplica)
     gateway = serve.deployment(
         name=GATEWAY,
         # More than replicas and waiting line hold: overload shows there, and is told in OpenAI's words.
-        max_ongoing_requests=settings.replicas * per_replica + 2 * settings.max_queued_requests,
-        graceful_shutdown_timeout_s=STOP_TIMEOUT_S,
-        graceful_shutdown_wait_loop_s=0.2,
+        max_ongoing_requests=settings.most_replicas * per_replica + 2 * settings.max_queued_requests,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
+        user_config=GatewayLimits.of(settings).as_dict(),
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Gateway))
-    bound = replicas.bind(config, registry, served_name(config))
-    return gateway.bind(config, bound, RayCluster(REPLICAS, APPLICATION))
+    bound = _unchanged(replicas).bind(config, registry, served_name(config))
+    return _unchanged(gateway).bind(config, bound, RayCluster(REPLICAS, APPLICATION))
+
+
+def replica_count(config: Config) -> dict[str, Any]:
+    """Serve's options for a fixed number of replicas, or one that follows the load."""
+    settings = config.serve
+    if settings.max_replicas is None:
+        return {"num_replicas": settings.replicas}
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.replicas,
+            initial_replicas=settings.replicas,
+            max_replicas=settings.max_replicas,
+            target_ongoing_requests=settings.target_ongoing_requests or config.engine.max_batch,
+            upscale_delay_s=settings.upscale_delay_s,
+            downscale_delay_s=settings.downscale_delay_s,
+            look_back_period_s=LOOK_BACK_S,
+        )
+    }
+
+
+def request_router(config: Config) -> RequestRouterConfig:
+    """Serve's own, or ours: a replica that suits may have half a batch more than the least busy one."""
+    if config.serve.routing == "default":
+        return RequestRouterConfig()
+    slack = max(config.engine.max_batch // 2, 1)
+    return RequestRouterConfig(request_router_class=ROUTER, request_router_kwargs={"slack": slack})
+
+
+def _unchanged(deployment: Deployment) -> Deployment:
+    """Says that its code is the same at each deployment: other limits then need no new replicas.
+
+    Serve takes an application that is run again from Python for a new one otherwise.
+    """
+    return deployment.options(version=CODE_VERSION, _internal=True)
 
 
 def start_aligner(config: Config, registry: RegistryFactory) -> Any:
     """The aligner as a named actor; it needs no GPU, and Ray starts it again when it dies."""
     model = config.model.model_copy(update={"device": "cpu"})
-    aligner = ray.remote(Aligner).options(
+    aligner = ray.remote(BackgroundAligner).options(
         name=ALIGNER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
     )
     return aligner.remote(config.model_copy(update={"model": model}), registry)

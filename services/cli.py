@@ -64,7 +64,7 @@ def serve(
         "serve.replicas": replicas,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    run(load_config(config, given), verbose=verbose)
+    run(load_config(config, given), verbose=verbose, reload=lambda: load_config(config, given))
 
 
 @app.command()

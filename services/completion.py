@@ -101,6 +101,10 @@ class CompletionService:
         self._pace = pace or Pace()
         self._limits: ModelLimits | None = None
 
+    def set_timeout(self, timeout_s: float) -> None:
+        """For requests that begin from now on."""
+        self._timeout_s = timeout_s
+
     async def limits(self) -> ModelLimits:
         """Raises ApiError when no replica answers."""
         return self._limits or await self.probe()

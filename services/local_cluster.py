@@ -15,6 +15,7 @@ from evospec.config import Config
 from evospec.models.inspection import TargetCard
 from evospec.ports import RegistryFactory, WeightRegistry
 from services import preflight
+from services.limits import with_limits
 from services.ray_runtime import ClusterError, LocalRay, own_error
 from services.registry import open_registry, open_replica_registry
 from services.token_index import open_token_index
@@ -41,6 +42,7 @@ class LocalCluster:
         Args:
             verbose: show what all processes log on stderr.
         """
+        self._asked = config  # before anything is filled in
         self._config = config
         self._verbose = verbose
         self._started = ExitStack()
@@ -91,6 +93,19 @@ class LocalCluster:
         self._started.close()
         self._registry = self._aligner = self._controller = self._index = None
 
+    def reconfigure(self, config: Config) -> None:
+        """Applies other limits while requests run: nothing is restarted.
+
+        Args:
+            config: as it was read; what was left open there stays as it was filled in.
+
+        Raises:
+            EvoSpecError: it differs in more than limits (`services.limits`), which needs a restart.
+        """
+        self._config = with_limits(self._config, self._asked, config)
+        self._asked = config
+        self._deploy()
+
     def replicas(self) -> list[ReplicaStatus]:
         """Status of each replica that takes traffic."""
         from ray import serve
@@ -123,7 +138,7 @@ class LocalCluster:
         serving = self._config.serve
         self._started.callback(self._ray.stop)
         self._ray.start(
-            cpus=serving.replicas * serving.cpus_per_replica,
+            cpus=serving.most_replicas * serving.cpus_per_replica,
             dashboard=serving.dashboard,
             verbose=self._verbose,
         )
@@ -181,21 +196,25 @@ class LocalCluster:
 
     def _run_application(self) -> None:
         from ray import serve
-        from ray.serve.schema import LoggingConfig
+
+        serving = self._config.serve
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=_quiet())
+        try:
+            self._deploy()
+        except RuntimeError as error:
+            raise own_error(f"{error}\n{_deployment_messages()}") from error
+
+    def _deploy(self) -> None:
+        """Starts the application, or brings the one that runs up to the configuration."""
+        from ray import serve
 
         from services.app import APPLICATION, build_application
 
-        serving = self._config.serve
         registry: RegistryFactory | None = None
         if self._registry is not None:
             registry = functools.partial(open_replica_registry, self._config.registry)
-        quiet = LoggingConfig(log_level="WARNING", enable_access_log=False)
-        logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
-        try:
-            serve.run(build_application(self._config, registry), name=APPLICATION, logging_config=quiet)
-        except RuntimeError as error:
-            raise own_error(f"{error}\n{_deployment_messages()}") from error
+        serve.run(build_application(self._config, registry), name=APPLICATION, logging_config=_quiet())
 
     def _start_rollouts(self) -> None:
         """After the replicas, which it asks."""
@@ -213,7 +232,8 @@ class LocalCluster:
         from services.app import APPLICATION
 
         # `serve.shutdown` would do more, and Ray would complain of it on stdout.
-        self._ray.run_while_alive(lambda: serve.delete(APPLICATION), STOP_TIMEOUT_S)
+        limit_s = STOP_TIMEOUT_S + self._config.serve.drain_s
+        self._ray.run_while_alive(lambda: serve.delete(APPLICATION), limit_s)
         if self._index is not None:
             self._ray.run_while_alive(lambda: _call(self._index.close.remote()), STOP_TIMEOUT_S)
 
@@ -239,6 +259,12 @@ def _reachable(host: str) -> str:
     if address.is_unspecified:
         return "localhost"
     return f"[{address}]" if address.version == 6 else str(address)
+
+
+def _quiet() -> Any:
+    from ray.serve.schema import LoggingConfig
+
+    return LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def _call(reference: Any) -> Any:

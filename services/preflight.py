@@ -74,4 +74,4 @@ def is_local(host: str) -> bool:
 
 def threads_per_replica(config: Config) -> int:
     """CPU threads of one replica; where the config leaves them open, an equal share of PyTorch's own."""
-    return config.model.threads or max(torch.get_num_threads() // config.serve.replicas, 1)
+    return config.model.threads or max(torch.get_num_threads() // config.serve.most_replicas, 1)

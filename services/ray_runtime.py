@@ -20,8 +20,10 @@ OBJECT_STORE_BYTES = 256 << 20  # traces and look-ups only; weights go through t
 PROBE_S = 0.2
 PROXY_MIDDLEWARES = "services.unanswered:middlewares"
 # Our code in Serve's actors never blocks its event loop, so it needs none of its own: each piece of an answer
-# would change threads several times on its way.
-ONE_LOOP = ("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP")
+# would change threads twice on its way.
+OWN_LOOP = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
+# Ray's workers have low priority by default: replicas would lose against whatever else runs on the machine.
+NICENESS = "RAY_worker_niceness"
 
 # How an error of ours reads inside the traceback that Ray reports of another process.
 _OWN_ERROR = re.compile(r"(?:evospec|actors|services)\.[\w.]*Error: (.+)")
@@ -126,7 +128,7 @@ def _prepare_environment() -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_MIDDLEWARES)
-    for name in ONE_LOOP:
+    for name in (OWN_LOOP, NICENESS):
         os.environ.setdefault(name, "0")
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return

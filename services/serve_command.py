@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from collections.abc import Callable
 
 import typer
 
 from evospec.config import Config
+from evospec.errors import EvoSpecError
 from services.interrupts import interrupt_once
 from services.local_cluster import LocalCluster
 from services.preflight import is_local
@@ -14,8 +17,11 @@ from services.preflight import is_local
 CHECK_S = 1.0  # signals are handled at least this often
 
 
-def run(config: Config, *, verbose: bool) -> None:
+def run(config: Config, *, verbose: bool, reload: Callable[[], Config] | None = None) -> None:
     """Serves until SIGINT or SIGTERM, and stops all that it started.
+
+    Args:
+        reload: reads the configuration anew; on SIGHUP its limits are applied, without a restart.
 
     Raises:
         EvoSpecError: the configuration can't be served.
@@ -26,6 +32,8 @@ def run(config: Config, *, verbose: bool) -> None:
     try:
         with cluster:
             interrupt_once()  # Ray put a handler of its own in place
+            hung_up = threading.Event()
+            signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
             model = config.serve.model_name or config.model.target
             if not config.access.keys and not is_local(config.serve.host):
                 typer.echo(
@@ -34,8 +42,19 @@ def run(config: Config, *, verbose: bool) -> None:
                     err=True,
                 )
             typer.echo(f"serving {model} at {cluster.url}/v1 (Ctrl-C stops)", err=True)
-            forever = threading.Event()
-            while not forever.wait(CHECK_S):
-                continue
+            while True:
+                if hung_up.wait(CHECK_S) and reload is not None:
+                    hung_up.clear()
+                    _reconfigure(cluster, reload)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
+
+
+def _reconfigure(cluster: LocalCluster, reload: Callable[[], Config]) -> None:
+    """Whatever is wrong with the new configuration, serving goes on with the old one."""
+    try:
+        cluster.reconfigure(reload())
+    except EvoSpecError as error:
+        typer.echo(f"limits stay as they are: {error}", err=True)
+    else:
+        typer.echo("limits applied", err=True)

@@ -69,7 +69,23 @@ class ServeConfig(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
-    replicas: int = Field(1, ge=1, le=1024)
+    replicas: int = Field(1, ge=1, le=1024, description="Decoding replicas; with max_replicas, the fewest.")
+    max_replicas: int | None = Field(
+        None, ge=1, le=1024, description="Under load, replicas are added up to so many; null adds none."
+    )
+    target_ongoing_requests: float | None = Field(
+        None,
+        gt=0,
+        description="Requests per replica, running and waiting, that adding and removing replicas aims at; "
+        "null: engine.max_batch.",
+    )
+    upscale_delay_s: float = Field(10.0, ge=0, description="More load for so long adds replicas.")
+    downscale_delay_s: float = Field(300.0, ge=0, description="Less load for so long removes replicas.")
+    drain_s: float = Field(
+        30.0,
+        ge=0,
+        description="Time that running requests get to finish before their replica is stopped.",
+    )
     cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(0.0, ge=0)
     max_queued_requests: int = Field(256, ge=1, description="Waiting requests before 429 is answered.")
@@ -87,3 +103,14 @@ class ServeConfig(Section):
         "similar prompts, as long as it is not much busier than others.",
     )
     dashboard: bool = Field(False, description="Ray's dashboard of a local cluster, on 127.0.0.1:8265.")
+
+    @property
+    def most_replicas(self) -> int:
+        """That there may be at a time."""
+        return self.max_replicas or self.replicas
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> ServeConfig:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below replicas ({self.replicas})")
+        return self

@@ -30,7 +30,8 @@ def test_other_errors_keep_their_first_line() -> None:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK)
+    names = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK]
+    names += [ray_runtime.OWN_LOOP, ray_runtime.NICENESS]
     for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
@@ -61,3 +62,13 @@ def test_the_proxy_finds_its_middlewares() -> None:
     ray_runtime._prepare_environment()
     module, _, name = os.environ[PROXY_CALLBACK].partition(":")
     assert getattr(importlib.import_module(module), name) is unanswered.middlewares
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("name", [ray_runtime.OWN_LOOP, ray_runtime.NICENESS])
+def test_replicas_have_usual_priority_and_one_event_loop(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    ray_runtime._prepare_environment()
+    assert os.environ[name] == "0"
+    monkeypatch.setenv(name, "5")
+    ray_runtime._prepare_environment()
+    assert os.environ[name] == "5"  # what the user decided stays

@@ -1,0 +1,47 @@
+"""What may change while a server runs: limits of time, load and replicas."""
+
+from __future__ import annotations
+
+from evospec.config import Config
+from evospec.errors import EvoSpecError
+
+# Keys of `serve` that Ray Serve applies to running deployments.
+LIMITS = frozenset(
+    {
+        "replicas",
+        "max_replicas",
+        "target_ongoing_requests",
+        "upscale_delay_s",
+        "downscale_delay_s",
+        "drain_s",
+        "max_queued_requests",
+        "request_timeout_s",
+        "chunk_ms",
+    }
+)
+
+
+class NeedsRestartError(EvoSpecError):
+    """A setting was changed that only takes effect when the server starts."""
+
+
+def with_limits(running: Config, before: Config, after: Config) -> Config:
+    """The running configuration with the limits of another one.
+
+    Args:
+        before: as it was read at first: `running` has more filled in.
+
+    Raises:
+        NeedsRestartError: `after` differs from `before` in anything but limits.
+    """
+    fixed = sorted(set(_changed(before, after)) - {f"serve.{key}" for key in LIMITS})
+    if fixed:
+        raise NeedsRestartError(f"{', '.join(fixed)} can't change while the server runs: restart it")
+    limits = after.serve.model_dump(include=set(LIMITS))
+    return running.model_copy(update={"serve": running.serve.model_copy(update=limits)})
+
+
+def _changed(before: Config, after: Config) -> list[str]:
+    """Keys that differ, dotted."""
+    old, new = before.model_dump(), after.model_dump()
+    return [f"{part}.{key}" for part in old for key in old[part] if old[part][key] != new[part][key]]
