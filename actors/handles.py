@@ -68,8 +68,8 @@ class NamedActor:
 class RemoteAligner:
     """The aligner as replicas see it."""
 
-    def __init__(self) -> None:
-        self._actor = NamedActor(ALIGNER)
+    def __init__(self, name: str = ALIGNER) -> None:
+        self._actor = NamedActor(name)
 
     def submit(self, trace: Trace) -> Future[None]:
         return self._actor.call(lambda aligner: aligner.submit.remote(encode(trace)))
@@ -78,8 +78,8 @@ class RemoteAligner:
 class RemoteTokenIndex:
     """The token index as replicas see it."""
 
-    def __init__(self) -> None:
-        self._actor = NamedActor(INDEX_HOST)
+    def __init__(self, name: str = INDEX_HOST) -> None:
+        self._actor = NamedActor(name)
 
     def search(self, vectors: np.ndarray, tenant: str, limit: int) -> Future[list[TokenHits]]:
         return self._actor.call(lambda host: host.search.remote(vectors, tenant, limit))

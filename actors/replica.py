@@ -12,7 +12,7 @@ from actors.adoption import Adoption, build_adapter
 from actors.counts import FollowerCounts
 from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
-from actors.handles import RemoteAligner, RemoteTokenIndex
+from actors.handles import ALIGNER, INDEX_HOST, RemoteAligner, RemoteTokenIndex
 from actors.index_client import IndexClient
 from actors.metrics import ReplicaMetrics
 from actors.status import ReplicaStatus
@@ -39,12 +39,15 @@ class DecodingReplica:
     Args:
         registry: opens the weight registry; None when no adapters are followed.
         model_name: the name that metrics are labelled with.
+        group: behind the names of the actors that work for this model's replicas; empty for a single model.
 
     Raises:
         EvoSpecError: the model, or a drafter for it, can't be had.
     """
 
-    def __init__(self, config: Config, registry: RegistryFactory | None, model_name: str) -> None:
+    def __init__(
+        self, config: Config, registry: RegistryFactory | None, model_name: str, group: str = ""
+    ) -> None:
         engine = load_engine(config)
         engine.prepare()
         self._name = serve.get_replica_context().replica_id.unique_id
@@ -55,10 +58,10 @@ class DecodingReplica:
         self._limits = ModelLimits(max_length=engine.max_length, vocab_size=engine.target.vocab_size)
         self._loop = EngineLoop(engine)
         self._sender = TraceSender(
-            RemoteAligner().submit, max_bytes=int(config.alignment.trace_buffer_mb * MEBIBYTE)
+            RemoteAligner(ALIGNER + group).submit, max_bytes=int(config.alignment.trace_buffer_mb * MEBIBYTE)
         )
         self._index = IndexClient(
-            RemoteTokenIndex(),
+            RemoteTokenIndex(INDEX_HOST + group),
             self._loop.offer_hits,
             limit=config.semantic.neighbours,
             deadline_s=config.semantic.deadline_s,

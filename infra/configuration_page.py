@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -42,15 +43,19 @@ def page() -> str:
     parts = [_HEAD]
     for name, field in Config.model_fields.items():
         section = field.annotation
+        if get_origin(section) is tuple:  # a list of sections
+            section = get_args(section)[0]
         if not (isinstance(section, type) and issubclass(section, Section)):
             raise TypeError(f"{name} is not a section")
-        parts.append(f"## `{name}`\n\n{(section.__doc__ or '').strip()}\n")
+        parts.append(f"## `{name}`\n\n{inspect.cleandoc(section.__doc__ or '')}\n")
         rows = [_row(key, value) for key, value in section.model_fields.items()]
         parts.append("| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 
 
 def _row(key: str, field: FieldInfo) -> str:
+    if field.is_required():
+        return f"| `{key}` | {_type(field)} | | {_meaning(field)} |"
     shown = "null" if field.default is None else str(field.default).lower()
     if isinstance(field.default, str):
         shown = field.default
@@ -58,6 +63,8 @@ def _row(key: str, field: FieldInfo) -> str:
 
 
 def _type(field: FieldInfo) -> str:
+    if any(isinstance(part, type) and issubclass(part, Section) for part in get_args(field.annotation)):
+        return "list of sections" if get_origin(field.annotation) is tuple else "section"
     if get_origin(field.annotation) is Literal:
         return " or ".join(f"`{choice}`" for choice in get_args(field.annotation))
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)

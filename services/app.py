@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,7 +20,7 @@ from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
 from services.cluster_state import RayCluster
 from services.domain_router import CLASS as ROUTER
-from services.gateway import Gateway, GatewayLimits, served_name
+from services.gateway import Gateway, GatewayLimits
 
 APPLICATION = "evospec"
 REPLICAS = "DecodingReplica"
@@ -30,17 +32,49 @@ CODE_VERSION = "1"
 STATUS_TIMEOUT_S = 10.0
 
 
-def build_application(config: Config, registry: RegistryFactory | None) -> Application:
-    """Gateway in front of the decoding replicas.
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A model of an application.
+
+    Attributes:
+        registry: opens its weight registry; None when no adapters are followed.
+        group: behind the names of its deployment and actors; empty for a single model.
+    """
+
+    config: Config
+    registry: RegistryFactory | None
+    group: str = ""
+
+
+def build_application(models: Sequence[Served]) -> Application:
+    """Gateway in front of the decoding replicas of one or several models.
 
     A replica takes as many requests as two full batches: one that runs, one that is
     ready to join. What goes beyond waits in the gateway, up to `serve.max_queued_requests`.
     """
-    settings = config.serve
-    per_replica = 2 * config.engine.max_batch
+    room = sum(_room(model.config) for model in models)
+    settings = models[0].config.serve
+    gateway = serve.deployment(
+        name=GATEWAY,
+        # More than replicas and waiting line hold: overload shows there, and is told in OpenAI's words.
+        max_ongoing_requests=room,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
+        user_config=GatewayLimits.of(settings).as_dict(),
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(Gateway))
+    return _unchanged(gateway).bind(
+        [model.config for model in models],
+        [_bind_replicas(model) for model in models],
+        [RayCluster(REPLICAS, APPLICATION, model.group) for model in models],
+    )
+
+
+def _bind_replicas(model: Served) -> Application:
+    config, settings = model.config, model.config.serve
     replicas = serve.deployment(
-        name=REPLICAS,
-        max_ongoing_requests=per_replica,
+        name=REPLICAS + model.group,
+        max_ongoing_requests=_per_replica(config),
         max_queued_requests=settings.max_queued_requests,
         max_constructor_retry_count=2,
         health_check_period_s=HEALTH_PERIOD_S,
@@ -50,17 +84,17 @@ def build_application(config: Config, registry: RegistryFactory | None) -> Appli
         ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
         **replica_count(config),
     )(DecodingReplica)
-    gateway = serve.deployment(
-        name=GATEWAY,
-        # More than replicas and waiting line hold: overload shows there, and is told in OpenAI's words.
-        max_ongoing_requests=settings.most_replicas * per_replica + 2 * settings.max_queued_requests,
-        graceful_shutdown_timeout_s=settings.drain_s,
-        graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
-        user_config=GatewayLimits.of(settings).as_dict(),
-        ray_actor_options={"num_cpus": 0},
-    )(serve.ingress()(Gateway))
-    bound = _unchanged(replicas).bind(config, registry, served_name(config))
-    return _unchanged(gateway).bind(config, bound, RayCluster(REPLICAS, APPLICATION))
+    return _unchanged(replicas).bind(config, model.registry, config.served_name, model.group)
+
+
+def _per_replica(config: Config) -> int:
+    return 2 * config.engine.max_batch
+
+
+def _room(config: Config) -> int:
+    """Requests that the gateway takes in for a model, so that it is the gateway that refuses."""
+    settings = config.serve
+    return settings.most_replicas * _per_replica(config) + 2 * settings.max_queued_requests
 
 
 def replica_count(config: Config) -> dict[str, Any]:
@@ -97,25 +131,27 @@ def _unchanged(deployment: Deployment) -> Deployment:
     return deployment.options(version=CODE_VERSION, _internal=True)
 
 
-def start_aligner(config: Config, registry: RegistryFactory) -> Any:
+def start_aligner(config: Config, registry: RegistryFactory, group: str = "") -> Any:
     """The aligner as a named actor; it needs no GPU, and Ray starts it again when it dies."""
     model = config.model.model_copy(update={"device": "cpu"})
     aligner = ray.remote(BackgroundAligner).options(
-        name=ALIGNER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
+        name=ALIGNER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
     )
     return aligner.remote(config.model_copy(update={"model": model}), registry)
 
 
-def start_rollout_controller(config: Config, registry: RegistryFactory) -> Any:
+def start_rollout_controller(config: Config, registry: RegistryFactory, group: str = "") -> Any:
     """The rollout controller as a named actor; Ray starts it again when it dies."""
     controller = ray.remote(RolloutController).options(
-        name=ROLLOUT_CONTROLLER, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=2
+        name=ROLLOUT_CONTROLLER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=2
     )
-    replicas = RemoteReplicas(REPLICAS, APPLICATION, STATUS_TIMEOUT_S)
+    replicas = RemoteReplicas(REPLICAS + group, APPLICATION, STATUS_TIMEOUT_S)
     return controller.remote(config, registry, replicas.statuses)
 
 
-def start_index_host(open_index: TokenIndexFactory) -> Any:
+def start_index_host(open_index: TokenIndexFactory, group: str = "") -> Any:
     """The owner of the token index as a named actor."""
-    host = ray.remote(IndexHost).options(name=INDEX_HOST, namespace=NAMESPACE, num_cpus=0, max_restarts=-1)
+    host = ray.remote(IndexHost).options(
+        name=INDEX_HOST + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1
+    )
     return host.remote(open_index)

@@ -19,12 +19,16 @@ Json = dict[str, Any]
 
 
 class RayCluster:
-    """The actors of this Ray cluster, asked each time."""
+    """The actors of this Ray cluster that work for a model, asked each time.
 
-    def __init__(self, deployment: str, application: str) -> None:
-        self._replicas = RemoteReplicas(deployment, application, TIMEOUT_S)
-        self._aligner = NamedActor(ALIGNER)
-        self._rollout = NamedActor(ROLLOUT_CONTROLLER)
+    Args:
+        group: behind the names of deployment and actors; empty for a single model.
+    """
+
+    def __init__(self, deployment: str, application: str, group: str) -> None:
+        self._replicas = RemoteReplicas(deployment + group, application, TIMEOUT_S)
+        self._aligner = NamedActor(ALIGNER + group)
+        self._rollout = NamedActor(ROLLOUT_CONTROLLER + group)
 
     async def state(self) -> Json:
         """As `ClusterState` describes it."""

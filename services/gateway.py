@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from evospec.config import Config, ServeConfig
-from evospec.models.loading import load_tokenizer
+from services.access import Authentication
 from services.cluster_state import RayCluster
-from services.completion import CompletionService
-from services.http_api import create_app
+from services.model_endpoint import ModelEndpoint
+from services.model_switch import ModelSwitch
 from services.pace import Pace
-from services.prompt_encoder import PromptEncoder
-from services.replica_pool import ServeReplicaPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +35,41 @@ class GatewayLimits:
 class Gateway:
     """Ray Serve ingress class: tokenises, checks, and streams what the replicas generate.
 
+    Args:
+        configs: one per model; its limits and keys are the first one's.
+        replicas: of each model.
+        clusters: the actors beside each model's replicas.
+
     Raises:
-        EvoSpecError: the target's tokenizer can't be had.
+        EvoSpecError: a target's tokenizer can't be had.
     """
 
-    def __init__(self, config: Config, replicas: DeploymentHandle[Any], cluster: RayCluster) -> None:
-        model = served_name(config)
-        self._encoder = PromptEncoder(load_tokenizer(config.model.target))
-        self._access = config.access
-        self._cluster = cluster
+    def __init__(
+        self,
+        configs: Sequence[Config],
+        replicas: Sequence[DeploymentHandle[Any]],
+        clusters: Sequence[RayCluster],
+    ) -> None:
+        self._access = configs[0].access
         self._pace = Pace()
-        self._service = CompletionService(
-            ServeReplicaPool(replicas), model, config.serve.request_timeout_s, self._pace
-        )
-        self.reconfigure(GatewayLimits.of(config.serve).as_dict())
+        self._models = [
+            ModelEndpoint(config, handle, cluster, self._pace)
+            for config, handle, cluster in zip(configs, replicas, clusters, strict=True)
+        ]
+        self.reconfigure(GatewayLimits.of(configs[0].serve).as_dict())
 
     def reconfigure(self, user_config: dict[str, float]) -> None:
         """Called by Serve when limits change; requests that run keep theirs."""
         limits = GatewayLimits(**user_config)
-        self._service.set_timeout(limits.request_timeout_s)
+        for model in self._models:
+            model.set_timeout(limits.request_timeout_s)
         self._pace.chunk_s = limits.chunk_ms / 1e3
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray Serve once the constructor is done (see `serve.ingress`)."""
-        return create_app(self._service, self._encoder, self._access, self._cluster.state)
-
-
-def served_name(config: Config) -> str:
-    """Name of the model in the API."""
-    return config.serve.model_name or config.model.target
+        names = [model.name for model in self._models]
+        apps = {model.name: model.app(names) for model in self._models}
+        if len(apps) == 1:
+            return apps[names[0]]
+        # Keys before anything else: the switch reads the bodies of requests.
+        return Authentication(ModelSwitch(apps), self._access)

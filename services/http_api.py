@@ -27,7 +27,7 @@ from services.request_ids import RequestIds
 
 MAX_BODY_BYTES = 16 << 20
 TRACE_HEADER = "x-evospec-trace"
-_LARGE = 64 << 10  # bytes of a body that is read beside the event loop
+LARGE_BODY = 64 << 10  # bytes of a body that is read beside the event loop
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # for proxies that buffer
 _GENERATION_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503)
 
@@ -37,11 +37,13 @@ def create_app(
     encoder: PromptEncoder,
     access: AccessConfig,
     cluster_state: Callable[[], Awaitable[dict[str, Any]]],
+    names: Sequence[str] = (),
 ) -> FastAPI:
     """The ASGI application.
 
     Args:
         cluster_state: what administrators are told, as `ClusterState` describes it.
+        names: of all models at the address of this one; none: it is the only one.
     """
     app = FastAPI(title="EvoSpec", openapi_url=None)
     app.add_middleware(Authentication, access=access)
@@ -50,7 +52,7 @@ def create_app(
     _add_generation(app, service, encoder)
     _add_administration(app, cluster_state)
     _add_error_handlers(app)
-    document = describe(app, service.model, ChatBody, CompletionBody, needs_key=bool(access.keys))
+    document = describe(app, names or (service.model,), ChatBody, CompletionBody, needs_key=bool(access.keys))
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -138,7 +140,7 @@ def _origin(request: Request) -> Origin:
 
 async def _parse(model: type[Model], request: Request) -> Model:
     raw = await _read(request)
-    if len(raw) < _LARGE:
+    if len(raw) < LARGE_BODY:
         return parse_body(model, raw)
     return await asyncio.to_thread(parse_body, model, raw)
 

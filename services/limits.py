@@ -42,6 +42,7 @@ def with_limits(running: Config, before: Config, after: Config) -> Config:
 
 
 def _changed(before: Config, after: Config) -> list[str]:
-    """Keys that differ, dotted."""
-    old, new = before.model_dump(), after.model_dump()
-    return [f"{part}.{key}" for part in old for key in old[part] if old[part][key] != new[part][key]]
+    """Keys that differ, dotted; `models` as a whole."""
+    old, new = before.model_dump(exclude={"models"}), after.model_dump(exclude={"models"})
+    changed = [f"{part}.{key}" for part in old for key in old[part] if old[part][key] != new[part][key]]
+    return changed + ["models"] * (before.models != after.models)

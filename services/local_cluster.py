@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -13,12 +12,10 @@ import httpx
 
 from evospec.config import Config
 from evospec.models.inspection import TargetCard
-from evospec.ports import RegistryFactory, WeightRegistry
 from services import preflight
 from services.limits import with_limits
+from services.model_group import CALL_TIMEOUT_S, ModelGroup, aligns
 from services.ray_runtime import ClusterError, LocalRay, own_error
-from services.registry import open_registry, open_replica_registry
-from services.token_index import open_token_index
 from services.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from actors.rollout_controller import RolloutStatus
     from actors.status import ReplicaStatus
 
-CALL_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 
@@ -47,10 +43,7 @@ class LocalCluster:
         self._verbose = verbose
         self._started = ExitStack()
         self._ray = LocalRay()
-        self._registry: WeightRegistry | None = None
-        self._aligner: Any = None
-        self._controller: Any = None
-        self._index: Any = None
+        self._groups: dict[str, ModelGroup] = {}
 
     def __enter__(self) -> LocalCluster:
         self.start()
@@ -80,9 +73,9 @@ class LocalCluster:
         Raises:
             EvoSpecError: see `preflight.check`; or the cluster does not start.
         """
-        target = preflight.check(self._config)
+        targets = [preflight.check(model) for model in self._config.each_model()]
         try:
-            self._start(target)
+            self._start(targets)
         except BaseException:
             self.stop()
             raise
@@ -91,7 +84,7 @@ class LocalCluster:
     def stop(self) -> None:
         """Ends everything; may be called twice, and while `start` is interrupted."""
         self._started.close()
-        self._registry = self._aligner = self._controller = self._index = None
+        self._groups = {}
 
     def reconfigure(self, config: Config) -> None:
         """Applies other limits while requests run: nothing is restarted.
@@ -106,46 +99,50 @@ class LocalCluster:
         self._asked = config
         self._deploy()
 
-    def replicas(self) -> list[ReplicaStatus]:
-        """Status of each replica that takes traffic."""
-        from ray import serve
+    def replicas(self, model: str | None = None) -> list[ReplicaStatus]:
+        """Status of each replica that takes traffic.
 
-        from services.app import APPLICATION, REPLICAS
+        Args:
+            model: where several are served; default: the first. So it is below.
+        """
+        return self._group(model).replicas()
 
-        handle = serve.get_deployment_handle(REPLICAS, APPLICATION)
-        statuses: list[ReplicaStatus] = handle.broadcast("status").results(timeout_s=CALL_TIMEOUT_S)
-        return statuses
-
-    def aligner(self) -> AlignerStatus | None:
+    def aligner(self, model: str | None = None) -> AlignerStatus | None:
         """Status of the aligner; None where alignment is off."""
-        return None if self._aligner is None else _call(self._aligner.status.remote())
+        return self._group(model).aligner()
 
-    def rollout(self) -> RolloutStatus | None:
+    def rollout(self, model: str | None = None) -> RolloutStatus | None:
         """Status of the rollout controller; None where versions reach all replicas at once."""
-        return None if self._controller is None else _call(self._controller.status.remote())
+        return self._group(model).rollout()
 
-    def index_points(self) -> int:
+    def index_points(self, model: str | None = None) -> int:
         """Points in the token index; 0 where it is off."""
-        return 0 if self._index is None else _call(self._index.count.remote())
+        return self._group(model).index_points()
 
-    def acknowledgements(self) -> dict[str, int]:
+    def acknowledgements(self, model: str | None = None) -> dict[str, int]:
         """Adapter version last acknowledged by each replica; empty without a registry."""
-        return {} if self._registry is None else self._registry.acknowledgements()
+        return self._group(model).acknowledgements()
 
-    def _start(self, target: TargetCard) -> None:
+    def _group(self, model: str | None) -> ModelGroup:
+        return self._groups[model] if model is not None else next(iter(self._groups.values()))
+
+    def _start(self, targets: list[TargetCard]) -> None:
         self._fill_in()
-        self._open_registry()
-        serving = self._config.serve
+        self._start_registry()
+        self._open_groups(targets)
         self._started.callback(self._ray.stop)
+        serving = [group.config.serve for group in self._groups.values()]
         self._ray.start(
-            cpus=serving.most_replicas * serving.cpus_per_replica,
-            dashboard=serving.dashboard,
+            cpus=sum(one.most_replicas * one.cpus_per_replica for one in serving),
+            dashboard=self._config.serve.dashboard,
             verbose=self._verbose,
         )
         self._started.callback(self._wind_down)
-        self._start_actors(target)
+        for group in self._groups.values():
+            group.start_actors()
         self._run_application()
-        self._start_rollouts()
+        for group in self._groups.values():
+            group.start_rollouts()
         self._wait_until_served()
 
     def _fill_in(self) -> None:
@@ -154,45 +151,24 @@ class LocalCluster:
         model = config.model.model_copy(update={"threads": preflight.threads_per_replica(config)})
         self._config = config.model_copy(update={"serve": serving, "model": model})
 
-    def _open_registry(self) -> None:
-        """The registry that is configured, or an embedded one where the aligner needs it."""
+    def _start_registry(self) -> None:
+        """An embedded server, where an aligner needs one and none is configured."""
         settings = self._config.registry
-        if settings.url is None:
-            if not self._aligns:
-                return
+        if settings.url is None and any(aligns(model) for model in self._config.each_model()):
             server = EmbeddedValkey()
             self._started.callback(server.stop)
             server.start()
             settings = settings.model_copy(update={"url": server.url})
             self._config = self._config.model_copy(update={"registry": settings})
-        registry = open_registry(settings)
-        self._started.callback(registry.close)
-        self._registry = registry
 
-    @property
-    def _aligns(self) -> bool:
-        return self._config.alignment.enabled and self._config.model.drafter is not None
-
-    @property
-    def _rolls_out(self) -> bool:
-        """Whether versions go through a canary here."""
-        follows = self._registry is not None and self._config.model.drafter is not None
-        return follows and self._config.rollout.canary
-
-    def _start_actors(self, target: TargetCard) -> None:
-        # Ray reads its environment on import: not before `LocalRay.start` has set it.
-        from services.app import start_aligner, start_index_host
-
-        if self._aligns and self._registry is not None:
-            self._aligner = start_aligner(
-                self._config, functools.partial(open_registry, self._config.registry)
-            )
-        if self._config.semantic.enabled and self._config.model.drafter is not None:
-            self._index = start_index_host(
-                functools.partial(
-                    open_token_index, self._config.semantic, target.fingerprint.target, target.hidden_size
-                )
-            )
+    def _open_groups(self, targets: list[TargetCard]) -> None:
+        models = self._config.each_model()
+        for model, target in zip(models, targets, strict=True):
+            name = model.served_name
+            group = ModelGroup(model, target, f"-{name}" if len(models) > 1 else "")
+            self._started.callback(group.close_registry)
+            group.open_registry()
+            self._groups[name] = group
 
     def _run_application(self) -> None:
         from ray import serve
@@ -211,19 +187,9 @@ class LocalCluster:
 
         from services.app import APPLICATION, build_application
 
-        registry: RegistryFactory | None = None
-        if self._registry is not None:
-            registry = functools.partial(open_replica_registry, self._config.registry)
-        serve.run(build_application(self._config, registry), name=APPLICATION, logging_config=_quiet())
-
-    def _start_rollouts(self) -> None:
-        """After the replicas, which it asks."""
-        from services.app import start_rollout_controller
-
-        if self._rolls_out:
-            self._controller = start_rollout_controller(
-                self._config, functools.partial(open_registry, self._config.registry)
-            )
+        models = zip(self._groups.values(), self._config.each_model(), strict=True)
+        application = build_application([group.served(config) for group, config in models])
+        serve.run(application, name=APPLICATION, logging_config=_quiet())
 
     def _wind_down(self) -> None:
         """Drains the replicas, and closes an embedded index on disk rather than killing its owner."""
@@ -234,14 +200,15 @@ class LocalCluster:
         # `serve.shutdown` would do more, and Ray would complain of it on stdout.
         limit_s = STOP_TIMEOUT_S + self._config.serve.drain_s
         self._ray.run_while_alive(lambda: serve.delete(APPLICATION), limit_s)
-        if self._index is not None:
-            self._ray.run_while_alive(lambda: _call(self._index.close.remote()), STOP_TIMEOUT_S)
+        for group in self._groups.values():
+            self._ray.run_while_alive(group.close_index, STOP_TIMEOUT_S)
 
     def _wait_until_served(self) -> None:
         """The actors load beside the replicas; what keeps one from working is told now."""
-        self.aligner()
-        self.rollout()
-        self.index_points()
+        for group in self._groups.values():
+            group.aligner()
+            group.rollout()
+            group.index_points()
         try:
             # This machine's address is not for a proxy that the environment may name.
             health = httpx.get(f"{self.url}/health", timeout=CALL_TIMEOUT_S, trust_env=False)
@@ -265,16 +232,6 @@ def _quiet() -> Any:
     from ray.serve.schema import LoggingConfig
 
     return LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-
-def _call(reference: Any) -> Any:
-    import ray
-    from ray.exceptions import RayError
-
-    try:
-        return ray.get(reference, timeout=CALL_TIMEOUT_S)
-    except RayError as error:
-        raise own_error(str(error)) from error
 
 
 def _deployment_messages() -> str:

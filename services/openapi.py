@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -49,11 +50,11 @@ def takes(model: type[BaseModel]) -> Json:
     return {"requestBody": body, "parameters": [_TRACE, _REQUEST_ID]}
 
 
-def describe(app: FastAPI, model_name: str, *bodies: type[GenerationBody], needs_key: bool) -> Json:
+def describe(app: FastAPI, names: Sequence[str], *bodies: type[GenerationBody], needs_key: bool) -> Json:
     """The document.
 
     Args:
-        model_name: the one that requests may ask for.
+        names: of models that requests may ask for.
         needs_key: whether the API does; administration does in any case.
         bodies: models that routes take.
     """
@@ -71,7 +72,7 @@ def describe(app: FastAPI, model_name: str, *bodies: type[GenerationBody], needs
     for model in bodies:
         schema = model.model_json_schema(ref_template=_REFERENCE)
         schemas |= schema.pop("$defs", {})
-        schema["properties"]["model"]["enum"] = [model_name]
+        schema["properties"]["model"]["enum"] = list(names)
         schemas[model.__name__] = schema
     for unused in (
         "HTTPValidationError",

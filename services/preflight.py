@@ -73,5 +73,9 @@ def is_local(host: str) -> bool:
 
 
 def threads_per_replica(config: Config) -> int:
-    """CPU threads of one replica; where the config leaves them open, an equal share of PyTorch's own."""
-    return config.model.threads or max(torch.get_num_threads() // config.serve.most_replicas, 1)
+    """CPU threads of one replica; where the config leaves them open, an equal share of PyTorch's own.
+
+    Replicas of all models share.
+    """
+    replicas = sum(model.serve.most_replicas for model in config.each_model())
+    return config.model.threads or max(torch.get_num_threads() // replicas, 1)

@@ -34,20 +34,25 @@ def run(config: Config, *, verbose: bool, reload: Callable[[], Config] | None = 
             interrupt_once()  # Ray put a handler of its own in place
             hung_up = threading.Event()
             signal.signal(signal.SIGHUP, lambda *_: hung_up.set())
-            model = config.serve.model_name or config.model.target
-            if not config.access.keys and not is_local(config.serve.host):
-                typer.echo(
-                    f"warning: no API key is configured, and {config.serve.host} may be reached from "
-                    "elsewhere: see `evospec keys new`",
-                    err=True,
-                )
-            typer.echo(f"serving {model} at {cluster.url}/v1 (Ctrl-C stops)", err=True)
+            models = [one.served_name for one in config.each_model()]
+            _warn_if_open(config)
+            typer.echo(f"serving {', '.join(models)} at {cluster.url}/v1 (Ctrl-C stops)", err=True)
             while True:
                 if hung_up.wait(CHECK_S) and reload is not None:
                     hung_up.clear()
                     _reconfigure(cluster, reload)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
+
+
+def _warn_if_open(config: Config) -> None:
+    host = config.serve.host
+    if not config.access.keys and not is_local(host):
+        typer.echo(
+            f"warning: no API key is configured, and {host} may be reached from elsewhere: "
+            "see `evospec keys new`",
+            err=True,
+        )
 
 
 def _reconfigure(cluster: LocalCluster, reload: Callable[[], Config]) -> None:

@@ -67,10 +67,10 @@ def load_config(file: Path | None = None, options: Mapping[str, Any] | None = No
 
 
 def _with_options(settings: Config, options: Mapping[str, Any]) -> Config:
-    values = settings.model_dump()
+    values = settings.model_dump(exclude_unset=True)  # of `models`, what is set goes above the rest
     for key, value in options.items():
         section, _, name = key.partition(".")
-        values[section][name] = value
+        values.setdefault(section, {})[name] = value
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -6,10 +6,13 @@ built, in one place; code below this file reads plain attributes.
 
 from __future__ import annotations
 
+from pydantic import model_validator
+
 from evospec.config.access import AccessConfig
 from evospec.config.alignment import AlignmentConfig
 from evospec.config.cluster import RegistryConfig, RolloutConfig, ServeConfig
 from evospec.config.decoding import EngineConfig, ModelConfig
+from evospec.config.models import ServedModel
 from evospec.config.section import Section
 from evospec.config.vocabulary import SemanticConfig, SourceName, VocabularyConfig
 
@@ -24,6 +27,7 @@ __all__ = [
     "Section",
     "SemanticConfig",
     "ServeConfig",
+    "ServedModel",
     "SourceName",
     "VocabularyConfig",
 ]
@@ -41,3 +45,30 @@ class Config(Section):
     rollout: RolloutConfig = RolloutConfig()
     serve: ServeConfig = ServeConfig()
     access: AccessConfig = AccessConfig()
+    models: tuple[ServedModel, ...] = ()
+
+    @property
+    def served_name(self) -> str:
+        """Name of the model in the API, where it is the only one."""
+        return self.serve.model_name or self.model.target
+
+    def each_model(self) -> tuple[Config, ...]:
+        """One configuration per model that is served: this one where `models` is empty.
+
+        Raises:
+            ValidationError: an entry does not fit the rest.
+        """
+        if not self.models:
+            return (self,)
+        values = self.model_dump()
+        return tuple(Config.model_validate(model.over(values)) for model in self.models)
+
+    @model_validator(mode="after")
+    def _models_fit(self) -> Config:
+        names = [model.name for model in self.models]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"models: the name {min(twice)} is there more than once")
+        if self.models:
+            self.each_model()
+        return self

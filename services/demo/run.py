@@ -108,7 +108,7 @@ def run(out: Path, options: DemoOptions) -> int:
 async def _observe(cluster: LocalCluster, options: DemoOptions, console: Console) -> Observed:
     """Sends all requests, watching the replicas meanwhile."""
     errands = schedule(read_prompts([PROMPTS]), options.requests)
-    model = cluster.config.serve.model_name or cluster.config.model.target
+    model = cluster.config.served_name
     # Requests go to this machine, whatever proxy the environment names.
     async with httpx.AsyncClient(base_url=cluster.url, timeout=TIMEOUT_S, trust_env=False) as http:
         observed = Observed(Traffic(errands, ChatClient(http, model, options.max_tokens)))

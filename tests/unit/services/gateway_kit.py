@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import httpx
@@ -68,9 +68,15 @@ async def cluster_state() -> dict[str, Any]:
     return {"replicas": [{"replica": "a", "arms": {3: {"tokens": 1}}}], "aligner": None, "rollout": None}
 
 
-def api(pool: Pool, timeout_s: float = 60.0, access: AccessConfig = OPEN) -> FastAPI:
-    service = CompletionService(pool, "tiny", timeout_s)
-    return create_app(service, PromptEncoder(tiny_tokenizer()), access, cluster_state)
+def api(
+    pool: Pool,
+    timeout_s: float = 60.0,
+    access: AccessConfig = OPEN,
+    name: str = "tiny",
+    names: Sequence[str] = (),
+) -> FastAPI:
+    service = CompletionService(pool, name, timeout_s)
+    return create_app(service, PromptEncoder(tiny_tokenizer()), access, cluster_state, names)
 
 
 def call(
