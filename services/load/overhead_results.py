@@ -91,8 +91,8 @@ def line(row: OverheadRow) -> str:
 
 
 def _rows(rows: Sequence[OverheadRow]) -> str:
-    header = ("streams", "engine tokens/s", "server tokens/s", "overhead", "quartiles")
-    header += ("engine first token (ms)", "server", "added", "quartiles")
+    header = ["streams", "engine tokens/s", "server tokens/s", "overhead", "quartiles"]
+    header += ["engine first token (ms)", "server", "added", "quartiles"]
     return table(header, [_cells(row) for row in rows], numeric_from=0)
 
 
