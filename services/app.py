@@ -120,7 +120,8 @@ def request_router(config: Config) -> RequestRouterConfig:
     if config.serve.routing == "default":
         return RequestRouterConfig()
     slack = max(config.engine.max_batch // 2, 1)
-    return RequestRouterConfig(request_router_class=ROUTER, request_router_kwargs={"slack": slack})
+    ours: dict[str, Any] = {"request_router_class": ROUTER, "request_router_kwargs": {"slack": slack}}
+    return RequestRouterConfig(**ours)
 
 
 def _unchanged(deployment: Deployment) -> Deployment:

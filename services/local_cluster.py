@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from ipaddress import ip_address
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import httpx
 from evospec.config import Config
 from evospec.models.inspection import TargetCard
 from services import preflight
+from services.addresses import reachable
 from services.limits import with_limits
 from services.model_group import CALL_TIMEOUT_S, ModelGroup, aligns
 from services.ray_runtime import ClusterError, LocalRay, own_error
@@ -65,7 +65,7 @@ class LocalCluster:
     @property
     def url(self) -> str:
         """Base URL of the HTTP endpoint; the OpenAI API is below /v1."""
-        return f"http://{_reachable(self._config.serve.host)}:{self._config.serve.port}"
+        return f"http://{reachable(self._config.serve.host)}:{self._config.serve.port}"
 
     def start(self) -> str:
         """Returns the base URL once the endpoint answers.
@@ -215,17 +215,6 @@ class LocalCluster:
             health.raise_for_status()
         except httpx.HTTPError as error:
             raise ClusterError(f"the endpoint {self.url} does not answer: {error}") from error
-
-
-def _reachable(host: str) -> str:
-    """How a URL names a listening address; one that means every address is reached as localhost."""
-    try:
-        address = ip_address(host)
-    except ValueError:  # a name
-        return host
-    if address.is_unspecified:
-        return "localhost"
-    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def _quiet() -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from ipaddress import ip_address
 
 import torch
 
@@ -62,14 +61,6 @@ def check_port(serve: ServeConfig) -> int:
             f"can't listen on {serve.host}:{serve.port}: {reason}; choose another serve.port (--port)"
         ) from None
     return port
-
-
-def is_local(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 def threads_per_replica(config: Config) -> int:

@@ -10,9 +10,9 @@ import typer
 
 from evospec.config import Config
 from evospec.errors import EvoSpecError
+from services.addresses import is_local
 from services.interrupts import interrupt_once
 from services.local_cluster import LocalCluster
-from services.preflight import is_local
 
 CHECK_S = 1.0  # signals are handled at least this often
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from rich.console import Console
@@ -17,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from evospec.bench.command import make_folder
 from evospec.bench.machine import describe_machine, git_commit
 from evospec.bench.prompts import Prompt, read_prompts
+from services.addresses import is_local
 from services.event_stream import error_reason
 from services.load.client import LoadClient
 from services.load.generator import Sent, closed_loop, open_loop
@@ -24,7 +26,7 @@ from services.load.plots import write_plots
 from services.load.report import headline, write_report
 from services.load.results import LoadResults
 from services.load.schedule import in_order, poisson_arrivals
-from services.load.settings import LoadError, LoadSettings, base_url, is_local
+from services.load.settings import LoadError, LoadSettings, base_url
 from services.load.summary import failures, records, summarise
 
 TOO_MANY_REQUESTS = 429
@@ -65,13 +67,14 @@ async def measure(
     """Sends the load. Raises LoadError when there is nothing to send it to, see `find_model`."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     # No limit of connections: what waits for one would not be under way.
+    host = urlsplit(url).hostname or ""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(
         base_url=url,
         headers=headers,
         timeout=settings.timeout_s,
         limits=limits,
-        trust_env=not is_local(url),  # this machine is not for a proxy that the environment may name
+        trust_env=not is_local(host),  # this machine is not for a proxy that the environment may name
     ) as http:
         model = await find_model(http, url, settings.model)
         client = LoadClient(http, model, settings.asked)

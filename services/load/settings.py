@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -94,15 +93,6 @@ def base_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise LoadError(f"{url!r}: an endpoint's URL has neither ? nor #")
     return url.rstrip("/").removesuffix("/v1")
-
-
-def is_local(url: str) -> bool:
-    """Whether an endpoint is on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 def api_key(given: str | None) -> str | None:

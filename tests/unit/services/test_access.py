@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from evospec.config.access import AccessConfig, AdminKey, ApiKey
 from services.access import caller_of, digest_of, new_key
+from services.addresses import is_local
 from services.cli import app
-from services.preflight import is_local
 from services.replica_pool import ReplicaLostError
 from tests.unit.services.gateway_kit import HELLO, Pool, Script, call, chunk, error, events
 
