@@ -50,6 +50,7 @@ class GenerationChunk:
         finish_reason: set on the last chunk.
         logprobs: of each of the tokens, where the request asks for them.
         cycles: that are in it; the token that prefill yields counts as one.
+        covered: whether each of the tokens was among the active rows.
     """
 
     text: str
@@ -61,6 +62,7 @@ class GenerationChunk:
     finish_reason: FinishReason | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     cycles: int = 1
+    covered: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,12 +61,14 @@ def _chunk(emissions: Sequence[Emission], text: TextStream, texts: TokenTexts) -
     parts: list[str] = []
     tokens: list[int] = []
     scores: list[TokenScore] = []
+    covered: list[bool] = []
     drafted = accepted = cycles = 0
     for last in emissions:
         output = last.output
         used = _push(output.tokens, text, parts)
         tokens += output.tokens[:used]
         scores += output.scores[:used]
+        covered += output.covered[:used]
         drafted += output.drafted
         accepted += output.accepted
         cycles += 1
@@ -85,6 +87,7 @@ def _chunk(emissions: Sequence[Emission], text: TextStream, texts: TokenTexts) -
         finish_reason=finish_reason,
         logprobs=tuple(_logprob(score, texts) for score in scores),
         cycles=cycles,
+        covered=tuple(covered),
     )
 
 

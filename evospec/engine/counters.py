@@ -10,7 +10,15 @@ from itertools import zip_longest
 from evospec.engine.stats import EngineStats
 
 _GAUGES = frozenset(
-    {"running", "waiting", "active_rows", "vocabulary_epoch", "adapter_version", "draft_plan"}
+    {
+        "running",
+        "waiting",
+        "active_rows",
+        "rows_by_source",
+        "vocabulary_epoch",
+        "adapter_version",
+        "draft_plan",
+    }
 )
 _PER_POSITION = frozenset({"attempted_per_position", "accepted_per_position"})
 _PER_NAME = frozenset({"cycles_per_plan", "requests_per_choice"})

@@ -42,6 +42,7 @@ class StepOutput:
         first_accepted: whether the drafter's best guess for the first token was accepted, which
             means the same for chains of any length and for trees.
         scores: of each of the tokens, where the request asks for log-probabilities.
+        covered: whether each token was among the active rows; what is not can't have been drafted.
     """
 
     request_id: str
@@ -51,3 +52,4 @@ class StepOutput:
     finish_reason: FinishReason | None = None
     first_accepted: bool = False
     scores: tuple[TokenScore, ...] = ()
+    covered: tuple[bool, ...] = ()

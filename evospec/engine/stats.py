@@ -39,6 +39,7 @@ class EngineStats:
     running: int = 0
     waiting: int = 0
     active_rows: int = 0
+    rows_by_source: dict[str, int] = field(default_factory=dict)  # replaced, never changed
     vocabulary_epoch: int = 0
     adapter_version: int = 0
     draft_plan: str = ""

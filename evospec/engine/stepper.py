@@ -168,7 +168,9 @@ class Stepper:
         stats.draft_plan = self._controller.current.name
         stats.plan_switches = self._controller.switches
         stats.requests_untraced = self._observer.skipped
-        stats.vocabulary_epoch = self._vocabulary.epoch if self._vocabulary is not None else 0
+        if self._vocabulary is not None and self._vocabulary.epoch != stats.vocabulary_epoch:
+            stats.vocabulary_epoch = self._vocabulary.epoch
+            stats.rows_by_source = self._vocabulary.sources()
 
     # --- parts of a step ---
 
@@ -319,5 +321,12 @@ def _output(emission: Emission, report: Report) -> StepOutput:
     asked = state.request.logprobs
     scores = () if asked is None else report.scores(emission.row, emission.tokens, asked)
     return StepOutput(
-        state.request.id, tuple(emission.tokens), drafted, emission.accepted, state.finish, first, scores
+        state.request.id,
+        tuple(emission.tokens),
+        drafted,
+        emission.accepted,
+        state.finish,
+        first,
+        scores,
+        tuple(report.covered(emission.row, len(emission.tokens))),
     )

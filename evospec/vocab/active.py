@@ -165,6 +165,11 @@ class ActiveRows:
             )
         ]
 
+    def sources(self) -> dict[str, int]:
+        """How many rows each source gave."""
+        counts = np.bincount(self._origins[: self.count], minlength=len(Origin)).tolist()
+        return {origin.name.lower(): counts[origin] for origin in Origin if counts[origin]}
+
     def pin(self, token_ids: np.ndarray) -> None:
         """Adds one pin per id; every id must be active. An id may come more than once."""
         np.add.at(self._pins, self._slots(token_ids), 1)

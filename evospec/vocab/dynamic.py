@@ -90,6 +90,9 @@ class DynamicVocabulary:
     def slots(self) -> list[ActiveSlot]:
         return self._rows.slots()
 
+    def sources(self) -> dict[str, int]:
+        return self._rows.sources()
+
     def admit(self, request: Request) -> None:
         if self._sources.context is not None:
             self._sources.context.admit(request.id, request.prompt_ids)

@@ -71,6 +71,9 @@ class NanoSpecVocabulary:
     def slots(self) -> list[ActiveSlot]:
         return self._rows.slots()
 
+    def sources(self) -> dict[str, int]:
+        return self._rows.sources()
+
     def admit(self, request: Request) -> None:
         self._held[request.id] = _Held()
         self._add(request.id, Origin.CONTEXT, request.prompt_ids)

@@ -78,6 +78,10 @@ class VocabularyPolicy(Protocol):
         """What is active and why, for people to read; empty for a vocabulary that never changes."""
         ...
 
+    def sources(self) -> dict[str, int]:
+        """How many active rows each source gave, by its name; empty for a vocabulary that never changes."""
+        ...
+
     def admit(self, request: Request) -> None:
         """A request begins: its prompt is about to be processed."""
         ...

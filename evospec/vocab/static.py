@@ -52,6 +52,9 @@ class StaticVocabulary:
     def slots(self) -> list[ActiveSlot]:
         return []
 
+    def sources(self) -> dict[str, int]:
+        return {}
+
     def admit(self, request: Request) -> None:
         pass
 

@@ -58,6 +58,7 @@ def check_invariants(rows: ActiveRows) -> None:
     ids = view.ids.numpy()
     assert rows.count == len(ids) == len(set(ids.tolist())) <= CAPACITY
     assert torch.equal(view.rows, HEAD[view.ids])
+    assert sum(rows.sources().values()) == rows.count
     assert set(view.active.nonzero().flatten().tolist()) == set(ids.tolist())
     assert set(np.flatnonzero(rows.contains(np.arange(VOCAB))).tolist()) == set(ids.tolist())
 

@@ -220,16 +220,16 @@ def test_held_back_text_is_released_at_the_end(loop: EngineLoop, tokenizer: Piec
 
 
 class ScoringEngine(ScriptedEngine):
-    """Says of each token how likely it was: the more so the larger its id."""
+    """Says of each token how likely it was, the more so the larger its id; even ids were active."""
 
     def _advance(self, request_id: str) -> StepOutput:
         output = super()._advance(request_id)
         scores = tuple(TokenScore(token, -1.0 / token, ((token, -1.0 / token),)) for token in output.tokens)
-        return replace(output, scores=scores)
+        return replace(output, scores=scores, covered=tuple(token % 2 == 0 for token in output.tokens))
 
 
 @pytest.mark.parametrize("chunk_s", [0.0, math.inf])
-def test_log_probabilities_come_with_their_tokens_up_to_the_stop_string(
+def test_what_is_known_of_tokens_comes_with_them_up_to_the_stop_string(
     tokenizer: PieceTokenizer, chunk_s: float
 ) -> None:
     engine = ScoringEngine()
@@ -239,6 +239,7 @@ def test_log_probabilities_come_with_their_tokens_up_to_the_stop_string(
     loop.stop()
     chunks = [item for item in items if isinstance(item, GenerationChunk)]
     assert [len(chunk.logprobs) for chunk in chunks] == [len(chunk.token_ids) for chunk in chunks]
+    assert all(chunk.covered == tuple(token % 2 == 0 for token in chunk.token_ids) for chunk in chunks)
     shown = [logprob for chunk in chunks for logprob in chunk.logprobs]
     assert [logprob.token.raw for logprob in shown] == [b"a", b"\xc3", b"\xa9", b","]
     assert [logprob.token.text for logprob in shown] == ["a", "bytes:\\xc3", "bytes:\\xa9", ","]
