@@ -30,6 +30,10 @@ class IndexHost:
         """Points in the index."""
         return self._opened().count()
 
+    def latest(self, limit: int) -> list[IndexPoint]:
+        """Up to `limit` points of all tenants, newest first."""
+        return self._opened().latest(limit)
+
     def close(self) -> None:
         if self._index is not None:
             self._index.close()

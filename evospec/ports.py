@@ -114,6 +114,10 @@ class TokenIndex(Protocol):
 
     def count(self) -> int: ...
 
+    def latest(self, limit: int) -> list[IndexPoint]:
+        """Up to `limit` points of all tenants, those written last, newest first: for operators to look at."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -155,6 +155,18 @@ class QdrantStore:
             records, _ = self._client.scroll(name, limit=limit, order_by="time", with_payload=["time"])
             return [StoredPoint(_id(record.id), record.payload or {}) for record in records]
 
+    def newest(self, name: str, limit: int) -> list[tuple[StoredPoint, np.ndarray]]:
+        """Points written last and their vectors [dim], newest first."""
+        order = models.OrderBy(key="time", direction=models.Direction.DESC)
+        with self._errors("find the newest points of the token index", name):
+            records, _ = self._client.scroll(
+                name, limit=limit, order_by=order, with_payload=True, with_vectors=True
+            )
+            return [
+                (StoredPoint(_id(record.id), record.payload or {}), np.asarray(record.vector, np.float32))
+                for record in records
+            ]
+
     def delete(self, name: str, ids: Sequence[PointId]) -> None:
         with self._errors("remove old points from the token index", name):
             self._client.delete(name, points_selector=models.PointIdsList(points=list(ids)), wait=True)

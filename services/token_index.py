@@ -137,6 +137,20 @@ class QdrantTokenIndex:
         """Points of this target and dimension, of all tenants."""
         return sum(self._store.count(name) for name in self._names())
 
+    def latest(self, limit: int) -> list[IndexPoint]:
+        """Up to `limit` points of all tenants, those written last, newest first.
+
+        Raises:
+            TokenIndexError: the index can't be reached, or holds something else.
+        """
+        found = [
+            (point, vector, name)
+            for name in self._names()
+            for point, vector in self._store.newest(name, limit)
+        ]
+        found.sort(key=lambda item: -item[0].time_s)
+        return [self._point(name, point, vector) for point, vector, name in found[:limit]]
+
     def close(self) -> None:
         self._store.close()
 
@@ -195,6 +209,11 @@ class QdrantTokenIndex:
             raise TokenIndexError("a context vector is zero or not finite: check the target's hidden states")
         unit: np.ndarray = vectors / norms[:, None]
         return unit
+
+    def _point(self, name: str, point: StoredPoint, vector: np.ndarray) -> IndexPoint:
+        tokens = self._tokens_of(name, point)
+        tenant = str(point.payload.get("tenant", ""))
+        return IndexPoint(vector, tokens.token_ids, tokens.weights, tenant, self._target)
 
     def _tokens_of(self, name: str, point: StoredPoint) -> TokenWeights:
         return TokenWeights.from_payload(point.payload, f"point {point.id} of {name}")

@@ -46,6 +46,14 @@ class MemoryIndex:
     def count(self) -> int:
         return len(self._order)
 
+    def latest(self, limit: int) -> list[IndexPoint]:
+        taken: dict[str, int] = {}
+        found = []
+        for tenant in list(reversed(self._order))[:limit]:
+            taken[tenant] = taken.get(tenant, 0) + 1
+            found.append(self._shelves[tenant].point(-taken[tenant], tenant))
+        return found
+
     def close(self) -> None:
         self._shelves = {}
         self._order.clear()
@@ -102,6 +110,11 @@ class _Shelf:
             self._rows, self._first, end = rows, 0, len(self)
         self._rows[end] = point.vector
         self.payloads.append((np.array(point.token_ids, dtype=np.int64), np.array(point.weights)))
+
+    def point(self, place: int, tenant: str) -> IndexPoint:
+        """The point at a place, which may count from the end; of which target it is, nobody wrote down."""
+        tokens, weights = self.payloads[place]
+        return IndexPoint(self.vectors[place], tuple(tokens.tolist()), tuple(weights.tolist()), tenant, "")
 
     def drop_oldest(self) -> None:
         self.payloads.popleft()

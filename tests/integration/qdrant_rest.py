@@ -107,6 +107,7 @@ class Qdrant:
             limit=request.limit or 10,
             order_by=request.order_by,
             with_payload=request.with_payload or False,
+            with_vectors=request.with_vector or False,
         )
         return models.ScrollResult(points=records, next_page_offset=following)
 

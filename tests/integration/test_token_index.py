@@ -66,6 +66,16 @@ def test_each_query_of_a_batch_gets_its_own_hits(open_index: Open) -> None:
     assert [found.token_ids for found in hits] == [(3,), (1,), (2,)]
 
 
+def test_the_latest_points_come_newest_first_whosever_they_are(open_index: Open) -> None:
+    index = open_index()
+    assert index.latest(4) == []
+    for number, tenant in enumerate(["a", "b", "a"]):
+        index.write([point(axis(number), {number: 1.0}, tenant)])
+    first, second = index.latest(2)
+    assert [(found.token_ids, found.tenant) for found in (first, second)] == [((2,), "a"), ((1,), "b")]
+    assert first.vector == pytest.approx(axis(2))
+
+
 def test_points_opposite_to_the_query_add_nothing(open_index: Open) -> None:
     index = open_index()
     index.write([point(-axis(0), {1: 1.0}), point(axis(0, towards=1, cosine=0.1), {2: 1.0})])

@@ -146,3 +146,11 @@ def test_what_an_index_beside_the_engine_raises_is_raised() -> None:
 def run_on(pump: RetrievalPump) -> None:
     while True:
         pump.run()
+
+
+def test_the_latest_points_come_newest_first_whosever_they_are() -> None:
+    index = MemoryIndex(3)
+    tenants = ["a", "b", "a", "b"]
+    index.write([point(EAST, {number: 1.0}, tenant) for number, tenant in enumerate(tenants)])
+    assert [(found.token_ids, found.tenant) for found in index.latest(2)] == [((3,), "b"), ((2,), "a")]
+    assert [found.token_ids for found in index.latest(9)] == [(3,), (2,), (1,)]
