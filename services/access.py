@@ -17,14 +17,17 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from evospec.config.access import AccessConfig, AdminKey
+from evospec.config.access import AccessConfig, AdminKey, ApiKey
 from services import api_errors
 from services.api_errors import ApiError
 
 Key = TypeVar("Key", bound=AdminKey)
 
-OPEN_PATHS = frozenset({"/health"})
+OPEN_PATHS = frozenset({"/health", "/dashboard", "/dashboard/"})
+OPEN_PREFIX = "/dashboard/assets/"  # the page holds nothing; what it fetches needs a key
 ADMIN_PREFIX = "/admin/"
+WATCHING = "/dashboard/events"  # shows what requests of all tenants are about
+TRYING = "/dashboard/generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +49,23 @@ def digest_of(key: str) -> str:
 
 
 def caller_of(access: AccessConfig, path: str, authorization: str) -> Caller:
-    """Who asks for a path. Without any API key in the configuration everybody may, but for administration.
+    """Who asks for a path. Without any API key in the configuration everybody may, but for administration;
+    without any key at all, everybody may watch the dashboard.
 
     Raises:
         ApiError: 401: the key is missing, unknown, or not for this path.
     """
-    if path in OPEN_PATHS:
+    if path in OPEN_PATHS or path.startswith(OPEN_PREFIX):
         return Caller()
     presented = _bearer(authorization)
-    if path.startswith(ADMIN_PREFIX):
+    watches = path == WATCHING and bool(access.keys or access.admin_keys)
+    if watches or path.startswith(ADMIN_PREFIX):
         return Caller(_known(access.admin_keys, presented).name)
     if not access.keys:
         return Caller()
-    key = _known(access.keys, presented)
-    return Caller(key.name, key.tenant)
+    # The dashboard has one key for all that it does.
+    key = _known((*access.keys, *access.admin_keys) if path == TRYING else access.keys, presented)
+    return Caller(key.name, key.tenant if isinstance(key, ApiKey) else "")
 
 
 def _bearer(authorization: str) -> str:

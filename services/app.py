@@ -18,9 +18,10 @@ from actors.replica import DecodingReplica
 from actors.rollout_controller import RolloutController
 from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
-from services.cluster_state import RayCluster
 from services.domain_router import CLASS as ROUTER
 from services.gateway import Gateway, GatewayLimits
+from services.live.cluster_view import RayClusterView
+from services.model_group import aligns, retrieves, rolls_out
 
 APPLICATION = "evospec"
 REPLICAS = "DecodingReplica"
@@ -66,7 +67,7 @@ def build_application(models: Sequence[Served]) -> Application:
     return _unchanged(gateway).bind(
         [model.config for model in models],
         [_bind_replicas(model) for model in models],
-        [RayCluster(REPLICAS, APPLICATION, model.group) for model in models],
+        [_view(model) for model in models],
     )
 
 
@@ -85,6 +86,18 @@ def _bind_replicas(model: Served) -> Application:
         **replica_count(config),
     )(DecodingReplica)
     return _unchanged(replicas).bind(config, model.registry, config.served_name, model.group)
+
+
+def _view(model: Served) -> RayClusterView:
+    """What the dashboard looks at: of the actors beside the replicas, those that are started."""
+    return RayClusterView(
+        RemoteReplicas(REPLICAS + model.group, APPLICATION, STATUS_TIMEOUT_S),
+        model.registry,
+        model.group,
+        aligns=aligns(model.config),
+        tries=rolls_out(model.config),
+        retrieves=retrieves(model.config),
+    )
 
 
 def _per_replica(config: Config) -> int:

@@ -126,12 +126,19 @@ class CompletionService:
             raise api_errors.model_not_found(name, self.model)
 
     async def start(
-        self, body: GenerationBody, prompt_ids: tuple[int, ...], param: str, origin: Origin
+        self,
+        body: GenerationBody,
+        prompt_ids: tuple[int, ...],
+        param: str,
+        origin: Origin,
+        *,
+        each_cycle: bool = False,
     ) -> Completion:
         """Waits for the first chunk of each choice, so that what fails early is answered with its own status.
 
         Args:
             param: the parameter that the prompt came from.
+            each_cycle: one chunk a cycle, however often they come.
 
         Raises:
             ApiError: prompt empty, too long or of unknown tokens; overload; no replica; timeout.
@@ -140,6 +147,7 @@ class CompletionService:
         _check_prompt(prompt_ids, limits, param)
         room = limits.max_length - len(prompt_ids)
         deadline = asyncio.get_running_loop().time() + self._timeout_s
+        chunk_s = 0.0 if each_cycle else self._pace.interval(streamed=body.stream)
         requests = [
             GenerationRequest(
                 "",
@@ -149,7 +157,7 @@ class CompletionService:
                 origin.tenant,
                 origin.trace and body.trace,
                 body.alternatives,
-                self._pace.interval(streamed=body.stream),
+                chunk_s,
             )
             for choice in range(body.choices)
         ]

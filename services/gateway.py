@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from evospec.config import Config, ServeConfig
 from services.access import Authentication
-from services.cluster_state import RayCluster
+from services.live.cluster_view import ClusterView
 from services.model_endpoint import ModelEndpoint
 from services.model_switch import ModelSwitch
 from services.pace import Pace
@@ -38,7 +38,7 @@ class Gateway:
     Args:
         configs: one per model; its limits and keys are the first one's.
         replicas: of each model.
-        clusters: the actors beside each model's replicas.
+        views: of the actors that work for each model.
 
     Raises:
         EvoSpecError: a target's tokenizer can't be had.
@@ -48,13 +48,13 @@ class Gateway:
         self,
         configs: Sequence[Config],
         replicas: Sequence[DeploymentHandle[Any]],
-        clusters: Sequence[RayCluster],
+        views: Sequence[ClusterView],
     ) -> None:
         self._access = configs[0].access
         self._pace = Pace()
         self._models = [
-            ModelEndpoint(config, handle, cluster, self._pace)
-            for config, handle, cluster in zip(configs, replicas, clusters, strict=True)
+            ModelEndpoint(config, handle, view, self._pace)
+            for config, handle, view in zip(configs, replicas, views, strict=True)
         ]
         self.reconfigure(GatewayLimits.of(configs[0].serve).as_dict())
 

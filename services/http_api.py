@@ -91,7 +91,7 @@ def _add_generation(app: FastAPI, service: CompletionService, encoder: PromptEnc
         body = await _parse(ChatBody, request)
         service.check_model(body.model)
         prompt_ids = await encoder.chat(body.messages)
-        return await _answer(service, body, prompt_ids, "messages", _origin(request), ChatFormat())
+        return await _answer(service, body, prompt_ids, "messages", origin_of(request), ChatFormat())
 
     @app.post(
         "/v1/completions",
@@ -103,7 +103,7 @@ def _add_generation(app: FastAPI, service: CompletionService, encoder: PromptEnc
         service.check_model(body.model)
         prompt = body.prompt
         prompt_ids = await encoder.text(prompt) if isinstance(prompt, str) else tuple(prompt)
-        return await _answer(service, body, prompt_ids, "prompt", _origin(request), TextFormat())
+        return await _answer(service, body, prompt_ids, "prompt", origin_of(request), TextFormat())
 
 
 def _add_administration(app: FastAPI, cluster_state: Callable[[], Awaitable[dict[str, Any]]]) -> None:
@@ -127,7 +127,7 @@ async def _answer(
     return JSONResponse(await render_whole(completion, body, form))
 
 
-def _origin(request: Request) -> Origin:
+def origin_of(request: Request) -> Origin:
     """Raises ApiError (400) when the header that keeps a request out of traces says something else."""
     caller: Caller = request.state.caller
     trace = request.headers.get(TRACE_HEADER, "on").lower()
@@ -139,19 +139,19 @@ def _origin(request: Request) -> Origin:
 
 
 async def _parse(model: type[Model], request: Request) -> Model:
-    raw = await _read(request)
+    raw = await read_body(request, MAX_BODY_BYTES)
     if len(raw) < LARGE_BODY:
         return parse_body(model, raw)
     return await asyncio.to_thread(parse_body, model, raw)
 
 
-async def _read(request: Request) -> bytes:
-    """Raises ApiError (413) as soon as there is too much of it."""
+async def read_body(request: Request, most: int) -> bytes:
+    """Raises ApiError (413) as soon as there are more bytes of it."""
     raw = bytearray()
     async for part in request.stream():
         raw += part
-        if len(raw) > MAX_BODY_BYTES:
-            raise ApiError(413, f"The body is larger than {MAX_BODY_BYTES} bytes.", code="request_too_large")
+        if len(raw) > most:
+            raise ApiError(413, f"The body is larger than {most} bytes.", code="request_too_large")
     return bytes(raw)
 
 

@@ -48,10 +48,10 @@ class ModelGroup:
         from services.app import start_aligner, start_index_host
 
         config, target = self.config, self._target
-        if aligns(config) and self._registry is not None:
+        if aligns(config):
             opened = functools.partial(open_registry, config.registry)
             self._aligner = start_aligner(config, opened, self._suffix)
-        if config.semantic.enabled and config.model.drafter is not None:
+        if retrieves(config):
             index = functools.partial(
                 open_token_index, config.semantic, target.fingerprint.target, target.hidden_size
             )
@@ -71,8 +71,7 @@ class ModelGroup:
         """After the replicas, which the controller asks."""
         from services.app import start_rollout_controller
 
-        follows = self._registry is not None and self.config.model.drafter is not None
-        if follows and self.config.rollout.canary:
+        if rolls_out(self.config):
             opened = functools.partial(open_registry, self.config.registry)
             self._controller = start_rollout_controller(self.config, opened, self._suffix)
 
@@ -113,8 +112,19 @@ class ModelGroup:
 
 
 def aligns(config: Config) -> bool:
-    """Whether anything is learned, which needs a registry."""
+    """Whether there is an aligner, which needs a registry."""
     return config.alignment.enabled and config.model.drafter is not None
+
+
+def retrieves(config: Config) -> bool:
+    """Whether there is a token index."""
+    return config.semantic.enabled and config.model.drafter is not None
+
+
+def rolls_out(config: Config) -> bool:
+    """Whether versions go through a canary here."""
+    follows = config.registry.url is not None and config.model.drafter is not None
+    return follows and config.rollout.canary
 
 
 def _call(reference: Any) -> Any:

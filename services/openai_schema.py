@@ -47,7 +47,7 @@ MOST_CHOICES = 128  # OpenAI's
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 
 StopString = Annotated[str, StringConstraints(min_length=1)]
-Model = TypeVar("Model", bound="GenerationBody")
+Model = TypeVar("Model", bound="Body")
 
 
 class Body(BaseModel):

@@ -30,7 +30,8 @@ class AccessConfig(Section):
     )
     admin_keys: tuple[AdminKey, ...] = Field(
         (),
-        description="Keys to what is below /admin: `name` and `sha256`. Without any, nobody gets there.",
+        description="Keys to what is below /admin, and to the dashboard: `name` and `sha256`. Without any, "
+        "nobody gets to the former, and to the latter only where there are no keys at all.",
     )
 
     @model_validator(mode="after")

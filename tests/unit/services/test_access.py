@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from evospec.config.access import AccessConfig, AdminKey, ApiKey
 from services.access import caller_of, digest_of, new_key
 from services.addresses import is_local
+from services.api_errors import ApiError
 from services.cli import app
 from services.replica_pool import ReplicaLostError
-from tests.unit.services.gateway_kit import HELLO, Pool, Script, call, chunk, error, events
+from tests.unit.services.gateway_kit import HELLO, OPEN, Pool, Script, call, chunk, error, events
 
 ALICE, BOB, ADMIN = (new_key() for _ in range(3))
 ACCESS = AccessConfig(
@@ -107,6 +108,42 @@ def test_every_digest_is_compared_in_constant_time_whichever_is_right(
     caller_of(ACCESS, "/v1/models", f"Bearer {ALICE}")
     caller_of(ACCESS, "/v1/models", f"Bearer {BOB}")
     assert compared == [key.sha256 for key in ACCESS.keys] * 2
+
+
+PAGE = ["/dashboard", "/dashboard/", "/dashboard/assets/app.js"]
+ONLY_KEYS = AccessConfig(keys=ACCESS.keys)
+ONLY_ADMINS = AccessConfig(admin_keys=ACCESS.admin_keys)
+
+
+def name_of(access: AccessConfig, path: str, key: str) -> str | None:
+    """None: refused."""
+    try:
+        return caller_of(access, path, f"Bearer {key}" if key else "").name
+    except ApiError as refused:
+        assert refused.status == 401
+        return None
+
+
+@pytest.mark.parametrize("access", [OPEN, ACCESS, ONLY_KEYS, ONLY_ADMINS])
+@pytest.mark.parametrize("path", PAGE)
+def test_the_page_itself_needs_no_key(access: AccessConfig, path: str) -> None:
+    assert name_of(access, path, "") == ""
+
+
+def test_what_all_tenants_do_is_for_administrators_once_there_are_keys() -> None:
+    watching = "/dashboard/events"
+    assert name_of(OPEN, watching, "") == ""
+    assert [name_of(ACCESS, watching, key) for key in ("", ALICE, ADMIN)] == [None, None, "root"]
+    assert [name_of(ONLY_KEYS, watching, key) for key in ("", ALICE)] == [None, None]
+    assert [name_of(ONLY_ADMINS, watching, key) for key in ("", ADMIN)] == [None, "root"]
+
+
+def test_the_pages_prompt_takes_any_key_with_its_tenant() -> None:
+    trying = "/dashboard/generate"
+    assert name_of(OPEN, trying, "") == ""
+    assert [name_of(ACCESS, trying, key) for key in ("", "wrong", BOB, ADMIN)] == [None, None, "bob", "root"]
+    assert caller_of(ACCESS, trying, f"Bearer {ALICE}").tenant == "acme"
+    assert name_of(ACCESS, "/v1/models", ADMIN) is None
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a\nb", "x" * 65])
