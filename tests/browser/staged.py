@@ -93,14 +93,18 @@ class StagedCluster:
             found += [
                 RolloutEvent(event="published", version=version, time_s=begin + 21, by="aligner"),
                 RolloutEvent(
-                    event="canary", version=version, time_s=begin + 22, by="controller", reason="1 of 3 replicas"
+                    event="canary",
+                    version=version,
+                    time_s=begin + 22,
+                    by="controller",
+                    reason="1 of 3 replicas",
                 ),
                 RolloutEvent(
                     event="revoke" if version == 3 else "promote",
                     version=version,
                     time_s=begin + 40,
                     by="controller",
-                    reason="acceptance length of one-token drafts 1.61 against 1.54 (+4.5 %, at least +1.2 %)",
+                    reason="acceptance length of one-token drafts 1.61 against 1.54 (+4.5 %)",
                 ),
             ]
         return [event for event in found if event.time_s <= time.time()][-limit:]
@@ -109,7 +113,7 @@ class StagedCluster:
         rng = np.random.default_rng(3)
         centres = rng.standard_normal((len(WORDS), DIM))
         found = []
-        for number in range(min(limit, 140)):
+        for _ in range(min(limit, 140)):
             topic = int(rng.integers(len(WORDS)))
             vector = centres[topic] + 0.45 * rng.standard_normal(DIM)
             vector /= np.linalg.norm(vector)
