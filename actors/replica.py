@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator
 from typing import cast
 
 from ray import serve
 
+from actors import metrics
 from actors.adoption import Adoption, build_adapter
 from actors.counts import FollowerCounts
 from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
 from actors.handles import ALIGNER, INDEX_HOST, RemoteAligner, RemoteTokenIndex
 from actors.index_client import IndexClient
-from actors.metrics import ReplicaMetrics
+from actors.series import Exporter, export_regularly
+from actors.serve_logs import join_serve_logs
 from actors.status import ReplicaStatus
 from actors.text_generation import generate_text
 from actors.trace_sender import TraceSender
@@ -27,7 +28,6 @@ from evospec.engine.token_text import PieceTokenizer, TokenTexts
 from evospec.heap import settle_heap
 from evospec.ports import RegistryFactory
 
-METRICS_PERIOD_S = 5.0
 MEBIBYTE = 1 << 20
 
 
@@ -48,6 +48,7 @@ class DecodingReplica:
     def __init__(
         self, config: Config, registry: RegistryFactory | None, model_name: str, group: str = ""
     ) -> None:
+        join_serve_logs()
         engine = load_engine(config)
         engine.prepare()
         self._name = serve.get_replica_context().replica_id.unique_id
@@ -70,8 +71,7 @@ class DecodingReplica:
         settle_heap()
         settle_heap()
         self._start()
-        self._metrics = ReplicaMetrics(model_name)
-        threading.Thread(target=self._publish_metrics, name="metrics", daemon=True).start()
+        export_regularly(Exporter(metrics.REPLICA, {"model_name": model_name}), self._status)
 
     async def generate(
         self, request: GenerationRequest
@@ -125,8 +125,3 @@ class DecodingReplica:
             weights=self._follower.counts() if self._follower is not None else FollowerCounts(),
             arms=self._loop.arms(),
         )
-
-    def _publish_metrics(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(METRICS_PERIOD_S):
-            self._metrics.publish(self._status())

@@ -11,17 +11,17 @@ from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
-from actors.background import BackgroundAligner
 from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE, ROLLOUT_CONTROLLER, RemoteReplicas
 from actors.index_host import IndexHost
 from actors.replica import DecodingReplica
-from actors.rollout_controller import RolloutController
+from actors.watched import WatchedAligner, WatchedRolloutController
 from evospec.config import Config
 from evospec.ports import RegistryFactory, TokenIndexFactory
 from services.domain_router import CLASS as ROUTER
 from services.gateway import Gateway, GatewayLimits
 from services.live.cluster_view import RayClusterView
 from services.model_group import aligns, retrieves, rolls_out
+from services.serve_logs import gateway_logs
 
 APPLICATION = "evospec"
 REPLICAS = "DecodingReplica"
@@ -63,6 +63,7 @@ def build_application(models: Sequence[Served]) -> Application:
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         user_config=GatewayLimits.of(settings).as_dict(),
         ray_actor_options={"num_cpus": 0},
+        logging_config=gateway_logs(settings.log_format),
     )(serve.ingress()(Gateway))
     return _unchanged(gateway).bind(
         [model.config for model in models],
@@ -148,7 +149,7 @@ def _unchanged(deployment: Deployment) -> Deployment:
 def start_aligner(config: Config, registry: RegistryFactory, group: str = "") -> Any:
     """The aligner as a named actor; it needs no GPU, and Ray starts it again when it dies."""
     model = config.model.model_copy(update={"device": "cpu"})
-    aligner = ray.remote(BackgroundAligner).options(
+    aligner = ray.remote(WatchedAligner).options(
         name=ALIGNER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
     )
     return aligner.remote(config.model_copy(update={"model": model}), registry)
@@ -156,7 +157,7 @@ def start_aligner(config: Config, registry: RegistryFactory, group: str = "") ->
 
 def start_rollout_controller(config: Config, registry: RegistryFactory, group: str = "") -> Any:
     """The rollout controller as a named actor; Ray starts it again when it dies."""
-    controller = ray.remote(RolloutController).options(
+    controller = ray.remote(WatchedRolloutController).options(
         name=ROLLOUT_CONTROLLER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=2
     )
     replicas = RemoteReplicas(REPLICAS + group, APPLICATION, STATUS_TIMEOUT_S)

@@ -9,12 +9,14 @@ from typing import Any
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
+from actors.serve_logs import join_serve_logs
 from evospec.config import Config, ServeConfig
 from services.access import Authentication
 from services.live.cluster_view import ClusterView
 from services.model_endpoint import ModelEndpoint
 from services.model_switch import ModelSwitch
 from services.pace import Pace
+from services.request_metrics import CountedResponses
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Gateway:
         replicas: Sequence[DeploymentHandle[Any]],
         views: Sequence[ClusterView],
     ) -> None:
+        join_serve_logs()
         self._access = configs[0].access
         self._pace = Pace()
         self._models = [
@@ -70,6 +73,6 @@ class Gateway:
         names = [model.name for model in self._models]
         apps = {model.name: model.app(names) for model in self._models}
         if len(apps) == 1:
-            return apps[names[0]]
+            return CountedResponses(apps[names[0]])
         # Keys before anything else: the switch reads the bodies of requests.
-        return Authentication(ModelSwitch(apps), self._access)
+        return CountedResponses(Authentication(ModelSwitch(apps), self._access))

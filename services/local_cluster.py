@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -136,6 +136,7 @@ class LocalCluster:
             cpus=sum(one.most_replicas * one.cpus_per_replica for one in serving),
             dashboard=self._config.serve.dashboard,
             verbose=self._verbose,
+            json_logs=self._config.serve.log_format == "json",
         )
         self._started.callback(self._wind_down)
         for group in self._groups.values():
@@ -173,9 +174,12 @@ class LocalCluster:
     def _run_application(self) -> None:
         from ray import serve
 
+        from services.serve_logs import quiet_logs
+
         serving = self._config.serve
+        quiet = quiet_logs(serving.log_format)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=_quiet())
+        serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
         try:
             self._deploy()
         except RuntimeError as error:
@@ -186,10 +190,11 @@ class LocalCluster:
         from ray import serve
 
         from services.app import APPLICATION, build_application
+        from services.serve_logs import quiet_logs
 
         models = zip(self._groups.values(), self._config.each_model(), strict=True)
         application = build_application([group.served(config) for group, config in models])
-        serve.run(application, name=APPLICATION, logging_config=_quiet())
+        serve.run(application, name=APPLICATION, logging_config=quiet_logs(self._config.serve.log_format))
 
     def _wind_down(self) -> None:
         """Drains the replicas, and closes an embedded index on disk rather than killing its owner."""
@@ -215,12 +220,6 @@ class LocalCluster:
             health.raise_for_status()
         except httpx.HTTPError as error:
             raise ClusterError(f"the endpoint {self.url} does not answer: {error}") from error
-
-
-def _quiet() -> Any:
-    from ray.serve.schema import LoggingConfig
-
-    return LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 def _deployment_messages() -> str:

@@ -21,6 +21,7 @@ from services.live.routes import dashboard_routes
 from services.pace import Pace
 from services.prompt_encoder import PromptEncoder
 from services.replica_pool import ServeReplicaPool
+from services.request_metrics import MeasuredPool
 
 
 class ModelEndpoint:
@@ -42,7 +43,10 @@ class ModelEndpoint:
         self._encoder = PromptEncoder(load_tokenizer(config.model.target))
         self._decoder = load_tokenizer(config.model.target)
         self._service = CompletionService(
-            ServeReplicaPool(replicas), self.name, config.serve.request_timeout_s, pace
+            MeasuredPool(ServeReplicaPool(replicas), self.name),
+            self.name,
+            config.serve.request_timeout_s,
+            pace,
         )
         self._access = config.access
         self._view = view

@@ -40,8 +40,11 @@ class LocalRay:
         self._address: tuple[str, int] | None = None
         self._started = False
 
-    def start(self, *, cpus: float, dashboard: bool, verbose: bool) -> None:
+    def start(self, *, cpus: float, dashboard: bool, verbose: bool, json_logs: bool = False) -> None:
         """Starts a new cluster and connects to it.
+
+        Args:
+            json_logs: whether this process and all workers log JSON.
 
         Raises:
             ClusterError: this process is connected to a Ray cluster already, or Ray does not start.
@@ -63,6 +66,7 @@ class LocalRay:
                 include_dashboard=dashboard,
                 logging_level=logging.WARNING if verbose else logging.ERROR,
                 log_to_driver=verbose,
+                logging_config=ray.LoggingConfig(encoding="JSON") if json_logs else None,
             )
         except (RuntimeError, ConnectionError, ValueError) as error:
             raise ClusterError(f"Ray does not start: {_first_line(str(error))}") from error

@@ -102,6 +102,11 @@ class ServeConfig(Section):
         description="Which replica a request goes to: the less busy of two; or, `domain`, one that served "
         "similar prompts, as long as it is not much busier than others.",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="json: what replicas, gateway and actors log is one JSON object a line, with request "
+        "ids, and each request is logged.",
+    )
     dashboard: bool = Field(False, description="Ray's dashboard of a local cluster, on 127.0.0.1:8265.")
 
     @property

@@ -119,8 +119,7 @@ def name_of(access: AccessConfig, path: str, key: str) -> str | None:
     """None: refused."""
     try:
         return caller_of(access, path, f"Bearer {key}" if key else "").name
-    except ApiError as refused:
-        assert refused.status == 401
+    except ApiError:
         return None
 
 
