@@ -61,8 +61,8 @@ chaos: $(STAMP) ## Break a running cluster in all ways, for MINUTES in random or
 	EVOSPEC_CHAOS_MINUTES=$(MINUTES) EVOSPEC_CHAOS_REPORT=$(CHAOS_RECORDS) $(PYTEST) -s tests/chaos
 	$(RUN)/python -m tests.chaos.kit.page $(CHAOS_RECORDS) docs/reliability.md
 
-test-browser: $(STAMP)
-	$(if $(wildcard tests/browser/test_*.py),$(PYTEST) tests/browser)
+test-browser: $(STAMP) ## Look at the dashboard with a headless Chromium, installed where that is possible
+	chromium=$$(bash tests/browser/chromium.sh) && EVOSPEC_CHROMIUM=$$chromium $(PYTEST) tests/browser
 
 demo: $(STAMP) ## Serve a real model on this machine and write a report to OUT (demo-report)
 	$(RUN)/evospec demo --out $(OUT)

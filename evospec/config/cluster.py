@@ -104,8 +104,8 @@ class ServeConfig(Section):
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="json: what replicas, gateway and actors log is one JSON object a line, with request "
-        "ids, and each request is logged.",
+        description="json: each line of a log is a JSON object, with the id of the request it is about, "
+        "and requests are logged.",
     )
     dashboard: bool = Field(False, description="Ray's dashboard of a local cluster, on 127.0.0.1:8265.")
 

@@ -70,8 +70,9 @@ class LiveFeed:
         self._viewers.add(queue)
         self._arrived.set()
         try:
-            yield event("past", {"model": self._model, "frames": list(self._past)})
-            for message in list(self._latest.values()):
+            # All of this moment: what comes from now on is in the queue.
+            past = event("past", {"model": self._model, "frames": list(self._past)})
+            for message in [past, *self._latest.values()]:
                 yield message
             while True:
                 yield await queue.get()
