@@ -17,6 +17,7 @@ from services.model_endpoint import ModelEndpoint
 from services.model_switch import ModelSwitch
 from services.pace import Pace
 from services.request_metrics import CountedResponses
+from services.tracing import TracedRequests, tracer_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,7 @@ class Gateway:
         join_serve_logs()
         self._access = configs[0].access
         self._pace = Pace()
+        self._tracer = tracer_from()
         self._models = [
             ModelEndpoint(config, handle, view, self._pace)
             for config, handle, view in zip(configs, replicas, views, strict=True)
@@ -72,7 +74,8 @@ class Gateway:
         """Called by Ray Serve once the constructor is done (see `serve.ingress`)."""
         names = [model.name for model in self._models]
         apps = {model.name: model.app(names) for model in self._models}
-        if len(apps) == 1:
-            return CountedResponses(apps[names[0]])
-        # Keys before anything else: the switch reads the bodies of requests.
-        return CountedResponses(Authentication(ModelSwitch(apps), self._access))
+        app: ASGIApp = apps[names[0]]
+        if len(apps) > 1:  # keys before anything else: the switch reads the bodies of requests
+            app = Authentication(ModelSwitch(apps), self._access)
+        counted = CountedResponses(app)
+        return counted if self._tracer is None else TracedRequests(counted, self._tracer)

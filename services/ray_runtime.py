@@ -70,6 +70,8 @@ class LocalRay:
             )
         except (RuntimeError, ConnectionError, ValueError) as error:
             raise ClusterError(f"Ray does not start: {_first_line(str(error))}") from error
+        # With JSON, this process logs what it does; not each of its requests.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         self._address = (host, int(port))
 

@@ -31,6 +31,11 @@ def name_of_request() -> str:
     return f"request {_current.get() or '(no id)'}"
 
 
+def request_id_of(scope: Scope) -> str:
+    """As it may stand in a log; empty where Serve's proxy was not asked."""
+    return _HARMFUL.sub("_", Headers(scope=scope).get(HEADER, "")[:LONGEST])
+
+
 class RequestIds:
     """ASGI middleware around everything else: what goes wrong anywhere is logged with the request's id."""
 
@@ -41,7 +46,6 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
         begun = False
 
         async def send_and_note(message: Message) -> None:
@@ -49,7 +53,7 @@ class RequestIds:
             begun = True
             await send(message)
 
-        token = _current.set(_HARMFUL.sub("_", given[:LONGEST]))
+        token = _current.set(request_id_of(scope))
         try:
             await self._app(scope, receive, send_and_note)
         except Exception:  # the outermost frame of a request: nothing above could answer it
