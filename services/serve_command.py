@@ -37,6 +37,7 @@ def run(config: Config, *, verbose: bool, reload: Callable[[], Config] | None = 
             models = [one.served_name for one in config.each_model()]
             _warn_if_open(config)
             typer.echo(f"serving {', '.join(models)} at {cluster.url}/v1 (Ctrl-C stops)", err=True)
+            typer.echo(f"dashboard at {cluster.url}/dashboard", err=True)
             while True:
                 if hung_up.wait(CHECK_S) and reload is not None:
                     hung_up.clear()

@@ -28,10 +28,10 @@ function state(name, text) {
   if (name !== "live" || frames.length) announce(text);
 }
 
-function kpi(id, text, values, style, base) {
+function kpi(id, text, values, style, scale) {
   const tile = at(id);
   tile.querySelector("[data-value]").textContent = text;
-  spark(tile.querySelector("[data-spark]"), values, style, base);
+  spark(tile.querySelector("[data-spark]"), values, style, scale);
 }
 
 function past(field) {
@@ -47,11 +47,11 @@ function show(frame) {
   tellOfVersions(frames.at(-1), all);
   if (frames.at(-1)?.time !== frame.time) frames.push(all);
   frames = frames.slice(-KEPT);
-  kpi("kpi-speed", speed(frame.tokens_per_s), past("tokens_per_s"), "speed", 0);
-  kpi("kpi-tau", fixed(frame.acceptance_length, 2), past("acceptance_length"), "tau");
-  kpi("kpi-coverage", percent(frame.coverage, 1), past("coverage"), "quiet");
-  kpi("kpi-rows", whole(frame.active_rows), past("active_rows"), "quiet");
-  kpi("kpi-requests", whole(frame.running), past("running"), "quiet", 0);
+  kpi("kpi-speed", speed(frame.tokens_per_s), past("tokens_per_s"), "speed", { base: 0, least: 1 });
+  kpi("kpi-tau", fixed(frame.acceptance_length, 2), past("acceptance_length"), "tau", { least: 0.2 });
+  kpi("kpi-coverage", percent(frame.coverage, 1), past("coverage"), "quiet", { least: 0.02 });
+  kpi("kpi-rows", whole(frame.active_rows), past("active_rows"), "quiet", { least: 8 });
+  kpi("kpi-requests", whole(frame.running), past("running"), "quiet", { base: 0, least: 2 });
   at("kpi-requests").querySelector("[data-note]").textContent = `${whole(frame.waiting)} waiting`;
   positions(at("positions"), frame.positions);
   sources(at("sources"), frame.sources);

@@ -64,7 +64,7 @@ export class TimeChart {
     const values = this.frames.map((frame) => frame[field]);
     const known = values.filter((value) => value !== null);
     const most = Math.max(base + (base ? 1 : 10), ...known);
-    const steps = ticks(base, most * 1.04, 3);
+    const steps = ticks(base, most * 1.04, 4);
     const high = Math.max(most * 1.04, steps.at(-1));
     const y = (value) => box.to - ((value - base) / (high - base)) * (box.to - box.from);
     this[field] = y;
@@ -147,13 +147,14 @@ export class TimeChart {
   }
 }
 
-export function spark(element, values, style, base) {
+// `least` is a span that fills the height even where values differ by less: noise shall look like noise.
+export function spark(element, values, style, { base = null, least = 0 } = {}) {
   const { width, height } = size(element);
   const known = values.filter((value) => value !== null);
   if (!width || known.length < 2) return;
   const low = base ?? Math.min(...known);
   const high = Math.max(...known);
-  const span = high - low || 1;
+  const span = Math.max(high - low, least) || 1;
   const points = values.map((value, index) =>
     value === null ? null : [(index / (values.length - 1)) * width, height - 2 - ((value - low) / span) * (height - 5)],
   );

@@ -22,7 +22,7 @@ export class TopicMap {
           "li",
           {},
           html("span", { class: `swatch round k${COLOURS[index]}`, "aria-hidden": "true" }),
-          html("span", { class: "name" }, named(topic)),
+          html("span", { class: "name" }, named(topic, index)),
           html("span", { class: "share" }, percent(topic.size / map.points.length)),
         ),
       ),
@@ -52,11 +52,11 @@ export class TopicMap {
       root.append(svg("circle", { cx, cy, r: 3.6, class: `g-dot k${COLOURS[point.topic]}`, "fill-opacity": (0.9 - 0.6 * point.age).toFixed(2) }));
     }
     this.element.replaceChildren(root);
-    const told = this.map.topics.map((topic) => `${named(topic)} ${percent(topic.size / this.map.points.length)}`);
+    const told = this.map.topics.map((topic, index) => `${named(topic, index)} ${percent(topic.size / this.map.points.length)}`);
     this.element.setAttribute("aria-label", `Map of recent contexts in ${this.map.topics.length} topics: ${told.join("; ")}`);
   }
 }
 
-function named(topic) {
-  return topic.words.length ? topic.words.join(", ") : "unnamed";
+function named(topic, index) {
+  return topic.words.length ? topic.words.join(", ") : `topic ${index + 1}`;
 }
