@@ -198,3 +198,15 @@ def test_cycles_without_a_draft_report_no_better_tokens(
     assert first.counts == [1]
     assert (len(cycles) > 0) == cycles_report
     assert emitted == tokens(outputs)
+
+
+def test_outputs_say_which_tokens_were_active_and_counters_why_rows_are() -> None:
+    engine = build(TARGET, "evospec", 3)
+    engine.admit(Request("r", PROMPT[:16], SamplingParams(max_tokens=40, ignore_eos=True)))
+    outputs = run(engine)["r"]
+    assert all(len(output.covered) == len(output.tokens) for output in outputs)
+    drafted = [output for output in outputs if output.drafted]
+    assert sum(sum(output.covered) for output in drafted) == engine.stats.covered_tokens
+    for output in drafted:
+        assert all(output.covered[: output.accepted])  # what was drafted was active
+    assert sum(engine.stats.rows_by_source.values()) == engine.stats.active_rows > 0
