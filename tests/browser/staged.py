@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import random
 import threading
@@ -13,7 +14,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import uvicorn
-from fastapi import Request
 
 from actors.aligner import AlignerProgress, AlignerStatus
 from actors.counts import FollowerCounts, IndexCounts, TraceCounts
@@ -24,17 +24,19 @@ from actors.status import ReplicaStatus
 from evospec.align.arm import ArmSums
 from evospec.align.replay import ReplayCounts
 from evospec.align.trainer import TrainerCounts
+from evospec.config.access import AccessConfig
 from evospec.engine.stats import EngineStats
 from evospec.wire import IndexPoint, RolloutEvent
-from services.api_errors import ApiError
+from services.cluster_state import cluster_state
 from services.completion import CompletionService
 from services.http_api import create_app
 from services.live.feed import LiveFeed
-from services.live.routes import Guard, dashboard_routes, open_to_all
+from services.live.routes import dashboard_routes
 from services.live.sighting import Sighting
 from services.prompt_encoder import PromptEncoder
 from tests.tiny import tiny_tokenizer
 from tests.unit.actors.fakes import FINGERPRINTS, wait_until
+from tests.unit.services.gateway_kit import OPEN
 
 MODEL = "qwen2.5-coder-0.5b"
 REPLICAS = ("7f3kq0za", "c81mv2pd", "x40tb9wn")
@@ -231,14 +233,9 @@ def words(token_id: int) -> str:
     return " " + WORDS[token_id // 10][token_id % 10]
 
 
-async def only_with_the_key(request: Request) -> None:
-    if request.headers.get("authorization") != "Bearer secret":
-        raise ApiError(401, "The API key is missing or unknown.", type="authentication_error")
-
-
 @contextmanager
 def staged(
-    view: StagedCluster | None = None, guard: Guard = open_to_all, pool: StagedPool | None = None
+    view: StagedCluster | None = None, access: AccessConfig = OPEN, pool: StagedPool | None = None
 ) -> Iterator[str]:
     """URL of a gateway with the dashboard, in front of a staged cluster."""
     view = view or StagedCluster()
@@ -246,12 +243,9 @@ def staged(
     feed = LiveFeed(view, MODEL, words)
     for second in range(PAST_S):
         feed.take(view.sighting(time.time() - PAST_S + second))
-    app = create_app(service, PromptEncoder(tiny_tokenizer()))
-    app.include_router(
-        dashboard_routes(
-            feed, service, PromptEncoder(tiny_tokenizer()), StagedTokenizer(), chats=True, guard=guard
-        )
-    )
+    encoder = PromptEncoder(tiny_tokenizer())
+    app = create_app(service, encoder, access, functools.partial(cluster_state, view))
+    app.include_router(dashboard_routes(feed, service, encoder, StagedTokenizer(), chats=True))
     server = uvicorn.Server(
         uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=1, access_log=False)
     )

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page
 
+from evospec.config.access import AccessConfig, AdminKey, ApiKey
+from services.access import digest_of
 from tests.browser.conftest import NARROW, WIDE, Open, Stage, keep_screenshot
-from tests.browser.staged import ANSWER, REPLICAS, StagedCluster, StagedPool, only_with_the_key
+from tests.browser.staged import ANSWER, REPLICAS, StagedCluster, StagedPool
 from tests.unit.actors.fakes import wait_until
 
 QUESTION = "What is a closure?"
@@ -161,13 +163,17 @@ def test_nothing_moves_for_those_who_want_it_still(watch: Open, staged_url: str)
 
 
 def test_a_key_is_asked_for_and_kept_for_this_tab(stage: Stage, watch: Open) -> None:
-    url = stage(guard=only_with_the_key)
+    access = AccessConfig(
+        keys=(ApiKey(name="user", sha256=digest_of("other")),),
+        admin_keys=(AdminKey(name="operator", sha256=digest_of("secret")),),
+    )
+    url = stage(access=access)
     page = watch(expects_errors=True).page  # Chromium itself reports 401 as an error
     page.goto(f"{url}/dashboard")
     page.wait_for_selector("#key-dialog[open]")
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#key-why:has-text('missing or unknown')")
+    page.wait_for_selector("#key-why:has-text('not valid here')")
     page.fill("#key", "secret")
     page.keyboard.press("Enter")
     page.wait_for_selector("#state[data-state=live]")

@@ -15,6 +15,7 @@ from evospec.config.access import AccessConfig
 from services.completion import CompletionService
 from services.http_api import create_app
 from services.prompt_encoder import PromptEncoder
+from services.replica_pool import ReplicaPool
 from tests.tiny import tiny_tokenizer
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ async def cluster_state() -> dict[str, Any]:
 
 
 def api(
-    pool: Pool,
+    pool: ReplicaPool,
     timeout_s: float = 60.0,
     access: AccessConfig = OPEN,
     name: str = "tiny",

@@ -12,17 +12,18 @@ import httpx
 
 from actors.counts import FollowerCounts, IndexCounts, TraceCounts
 from actors.status import ReplicaStatus
+from evospec.config.access import AccessConfig
 from evospec.engine.stats import EngineStats
 from evospec.wire import IndexPoint, RolloutEvent
 from services.completion import CompletionService
-from services.http_api import create_app
 from services.live.feed import LiveFeed
-from services.live.routes import Guard, dashboard_routes, open_to_all
+from services.live.routes import dashboard_routes
 from services.live.sighting import Sighting
+from services.pace import Pace
 from services.prompt_encoder import PromptEncoder
 from tests.tiny import tiny_tokenizer
 from tests.unit.actors.fakes import FINGERPRINTS
-from tests.unit.services.gateway_kit import Pool
+from tests.unit.services.gateway_kit import OPEN, Pool, api
 
 T = TypeVar("T")
 
@@ -58,16 +59,15 @@ class View:
 
 
 def ask(
-    use: Callable[[httpx.AsyncClient], Awaitable[T]], pool: Pool | None = None, guard: Guard = open_to_all
+    use: Callable[[httpx.AsyncClient], Awaitable[T]], pool: Pool | None = None, access: AccessConfig = OPEN
 ) -> T:
     async def run() -> T:
-        service = CompletionService(pool or Pool(), "tiny", 60.0)
+        asked = pool or Pool()
+        service = CompletionService(asked, "tiny", 60.0, Pace(1.0))
         encoder = PromptEncoder(tiny_tokenizer())
         feed = LiveFeed(View(), "tiny", str)
-        app = create_app(service, encoder)
-        app.include_router(
-            dashboard_routes(feed, service, encoder, tiny_tokenizer(), chats=True, guard=guard)
-        )
+        app = api(asked, access=access)
+        app.include_router(dashboard_routes(feed, service, encoder, tiny_tokenizer(), chats=True))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await use(client)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from fastapi import Request
 
 from actors.generation import GenerationChunk
-from services.api_errors import ApiError
 from services.live.assets import read_assets
 from services.live.provenance import sources
 from tests.unit.services.gateway_kit import Pool, chunk, error
 from tests.unit.services.live_kit import ask, events
+from tests.unit.services.test_access import ACCESS
 from tests.unit.services.test_gateway_failures import ReplicaLostError
-
-
-async def locked(_: Request) -> None:
-    raise ApiError(401, "The API key is missing.", type="authentication_error")
 
 
 def generate(pool: Pool | None = None, **fields: object) -> httpx.Response:
@@ -56,11 +51,11 @@ def test_other_files_are_not_served(name: str) -> None:
 
 
 def test_without_a_key_there_is_the_page_and_nothing_on_it() -> None:
-    assert ask(lambda client: client.get("/dashboard"), guard=locked).status_code == 200
-    assert ask(lambda client: client.get("/dashboard/assets/app.js"), guard=locked).status_code == 200
-    error(ask(lambda client: client.get("/dashboard/events"), guard=locked), 401)
+    assert ask(lambda client: client.get("/dashboard"), access=ACCESS).status_code == 200
+    assert ask(lambda client: client.get("/dashboard/assets/app.js"), access=ACCESS).status_code == 200
+    error(ask(lambda client: client.get("/dashboard/events"), access=ACCESS), 401)
     post = {"prompt": "Hi"}
-    error(ask(lambda client: client.post("/dashboard/generate", json=post), guard=locked), 401)
+    error(ask(lambda client: client.post("/dashboard/generate", json=post), access=ACCESS), 401)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +73,14 @@ def test_tokens_know_where_they_came_from(
     drafted: int, accepted: int, covered: tuple[bool, ...], expected: list[str]
 ) -> None:
     count = len(expected)
-    cycle = GenerationChunk("x" * count, (120,) * count, drafted, accepted, 1, 1, None, covered)
+    cycle = GenerationChunk("x" * count, (120,) * count, drafted, accepted, 1, 1, covered=covered)
     assert sources(cycle) == expected
+
+
+def test_each_cycle_is_shown_for_itself() -> None:
+    pool = Pool()
+    generate(pool)
+    assert pool.requests[0].chunk_s == 0.0
 
 
 def test_an_answer_streams_its_tokens_and_ends_with_its_usage() -> None:

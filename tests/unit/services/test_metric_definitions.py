@@ -68,7 +68,7 @@ def groupings(query: str) -> set[str]:
     return {label.strip() for names in found for label in names.split(",")}
 
 
-@pytest.mark.parametrize("query", queries())
+@pytest.mark.parametrize("query", list(queries()))
 def test_queries_parse_and_name_what_is_exported(query: str) -> None:
     found = list(selectors(promql_parser.parse(plain(query))))
     assert found

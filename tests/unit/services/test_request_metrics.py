@@ -12,13 +12,9 @@ import pytest
 from actors.generation import GenerationRequest
 from evospec.engine.request import SamplingParams
 from services import request_metrics
-from services.completion import CompletionService
-from services.http_api import create_app
-from services.prompt_encoder import PromptEncoder
 from services.replica_pool import OverloadedError, ReplicaLostError
 from services.request_metrics import CountedResponses, Measure, MeasuredPool
-from tests.tiny import tiny_tokenizer
-from tests.unit.services.gateway_kit import HELLO, Pool, Script, answer, chunk
+from tests.unit.services.gateway_kit import HELLO, Pool, Script, answer, api, chunk
 
 
 @dataclass(slots=True)
@@ -56,10 +52,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def post(pool: Pool, path: str = "/v1/chat/completions", **fields: object) -> httpx.Response:
     async def run() -> httpx.Response:
-        service = CompletionService(MeasuredPool(pool, "tiny"), "tiny", 60.0)
-        app = create_app(service, PromptEncoder(tiny_tokenizer()))
-        app.add_middleware(CountedResponses)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        app = api(MeasuredPool(pool, "tiny"))
+        transport = httpx.ASGITransport(CountedResponses(app), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.post(path, json={**HELLO, **fields})
 

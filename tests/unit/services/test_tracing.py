@@ -11,12 +11,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from services.completion import CompletionService
-from services.http_api import create_app
-from services.prompt_encoder import PromptEncoder
 from services.tracing import TracedRequests, TracingError, tracer_from
-from tests.tiny import tiny_tokenizer
-from tests.unit.services.gateway_kit import HELLO, Pool
+from tests.unit.services.gateway_kit import HELLO, Pool, api
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -27,8 +23,7 @@ def span_of(path: str, *, pool: Pool | None = None, body: object = HELLO) -> Rea
     provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     async def run() -> None:
-        app = create_app(CompletionService(pool or Pool(), "tiny", 60.0), PromptEncoder(tiny_tokenizer()))
-        app.add_middleware(TracedRequests, tracer=provider.get_tracer("test"))
+        app = TracedRequests(api(pool or Pool()), provider.get_tracer("test"))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         headers = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01", "X-Request-Id": "mine"}
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
