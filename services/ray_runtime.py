@@ -68,7 +68,7 @@ class LocalRay:
                 log_to_driver=verbose,
                 logging_config=ray.LoggingConfig(encoding="JSON") if json_logs else None,
             )
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except Exception as error:  # Ray tells by a plain one that it took too long
             raise ClusterError(f"Ray does not start: {_first_line(str(error))}") from error
         # With JSON, this process logs what it does; not each of its requests.
         logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from services import ray_runtime, unanswered
-from services.ray_runtime import own_error
+from services.ray_runtime import ClusterError, LocalRay, own_error
 
 PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
@@ -26,6 +26,18 @@ def test_the_own_error_of_a_remote_traceback_is_told_alone() -> None:
 
 def test_other_errors_keep_their_first_line() -> None:
     assert str(own_error("\n no space left\n more")) == ("the cluster does not start: no space left")
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_start_that_takes_too_long_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nSee the logs.")  # as Ray does
+
+    monkeypatch.setattr(ray, "init", slow)
+    with pytest.raises(ClusterError, match=r"^Ray does not start: The current node timed out.*startup\.$"):
+        LocalRay().start(cpus=1, dashboard=False, verbose=False)
 
 
 @pytest.fixture
