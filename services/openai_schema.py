@@ -56,6 +56,9 @@ class Body(BaseModel):
 
 class StreamOptions(Body):
     include_usage: bool = False
+    continuous_usage_stats: bool = Field(
+        False, description="Extension, vLLM's. With include_usage, each chunk has the usage so far."
+    )
 
 
 class TextPart(Body):
@@ -111,6 +114,11 @@ class GenerationBody(Body):
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def continuous_usage(self) -> bool:
+        options = self.stream_options
+        return options is not None and options.include_usage and options.continuous_usage_stats
 
     def token_limit(self, room: int) -> int:
         """Tokens to generate at most, where `room` are left in the context."""

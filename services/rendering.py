@@ -131,20 +131,19 @@ async def render_stream(completion: Completion, body: GenerationBody, form: Form
     """Server-sent events, `[DONE]` last; an error after the start becomes an event."""
     tally = Tally(len(completion.prompt_ids), completion.choices)
     offsets = [0] * completion.choices
-    # OpenAI: with include_usage every chunk has the field, null but in the last one.
     head = _head(completion, form, form.chunk_object)
-    blank: Json = {"usage": None} if body.include_usage else {}
     try:
         async with aclosing(completion.chunks) as chunks:
             for index in range(completion.choices):
                 for part in form.opening():
-                    yield _event({**head, "choices": [_choice(index, part, None, None)], **blank})
+                    opening = _choice(index, part, None, None)
+                    yield _event({**head, "choices": [opening], **_usage(tally, body)})
             async for item in chunks:
                 tally.add(item.chunk)
                 choice = _piece(item.chunk, item.index, offsets[item.index], body, form)
                 offsets[item.index] += length_of(item.chunk.logprobs)
                 if choice is not None:
-                    yield _event({**head, "choices": [choice], **blank})
+                    yield _event({**head, "choices": [choice], **_usage(tally, body)})
         if body.include_usage:
             yield _event({**head, "choices": [], "usage": tally.usage().model_dump()})
     except ApiError as error:
@@ -153,6 +152,13 @@ async def render_stream(completion: Completion, body: GenerationBody, form: Form
         logger.exception("%s failed while it was streamed", name_of_request())
         yield _event(api_errors.server_error("The server failed while it answered.").body())
     yield DONE
+
+
+def _usage(tally: Tally, body: GenerationBody) -> Json:
+    """Of a chunk that is not the last. OpenAI: with include_usage it has the field, with null."""
+    if body.continuous_usage:
+        return {"usage": tally.usage().model_dump()}
+    return {"usage": None} if body.include_usage else {}
 
 
 def _piece(

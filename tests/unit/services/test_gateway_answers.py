@@ -77,6 +77,21 @@ def test_a_stream_reports_usage_last_when_asked(pool: Pool) -> None:
     assert last["usage"]["completion_tokens"] == 9
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_stream_reports_usage_as_it_grows_when_asked(pool: Pool, path: str) -> None:
+    body = HELLO if "chat" in path else {"model": "tiny", "prompt": "ab"}
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    found = events(post(pool, path, {**body, "stream": True, "stream_options": options}))
+    counts = [event["usage"]["completion_tokens"] for event in found]
+    assert counts[-4:] == [1, 5, 9, 9]
+    assert [event["choices"] == [] for event in found] == [False] * (len(found) - 1) + [True]
+
+
+def test_usage_that_grows_needs_usage(pool: Pool) -> None:
+    response = chat(pool, stream=True, stream_options={"continuous_usage_stats": True})
+    assert all("usage" not in event for event in events(response))
+
+
 def test_a_completion_stream_carries_text(pool: Pool) -> None:
     fields = {"model": "tiny", "prompt": "ab", "stream": True}
     found = events(post(pool, "/v1/completions", fields))
