@@ -206,6 +206,7 @@ class LocalCluster:
         limit_s = STOP_TIMEOUT_S + self._config.serve.drain_s
         self._ray.run_while_alive(lambda: serve.delete(APPLICATION), limit_s)
         for group in self._groups.values():
+            self._ray.run_while_alive(group.end_calls, STOP_TIMEOUT_S)
             self._ray.run_while_alive(group.close_index, STOP_TIMEOUT_S)
 
     def _wait_until_served(self) -> None:

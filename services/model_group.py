@@ -36,6 +36,7 @@ class ModelGroup:
         self._aligner: Any = None
         self._controller: Any = None
         self._index: Any = None
+        self._replicas: Any = None
 
     def open_registry(self) -> None:
         """Does nothing where none is configured."""
@@ -81,8 +82,10 @@ class ModelGroup:
 
         from services.app import APPLICATION, REPLICAS
 
-        handle = serve.get_deployment_handle(REPLICAS + self._suffix, APPLICATION)
-        statuses: list[ReplicaStatus] = handle.broadcast("status").results(timeout_s=CALL_TIMEOUT_S)
+        if self._replicas is None:
+            self._replicas = serve.get_deployment_handle(REPLICAS + self._suffix, APPLICATION)
+        calls = self._replicas.broadcast("status")
+        statuses: list[ReplicaStatus] = calls.results(timeout_s=CALL_TIMEOUT_S)
         return statuses
 
     def aligner(self) -> AlignerStatus | None:
@@ -100,6 +103,11 @@ class ModelGroup:
     def acknowledgements(self) -> dict[str, int]:
         """Adapter version last acknowledged by each replica; empty without a registry."""
         return {} if self._registry is None else self._registry.acknowledgements()
+
+    def end_calls(self) -> None:
+        """While replicas follow the load, Serve goes on to report calls from here, however little is left."""
+        if self._replicas is not None:
+            self._replicas.shutdown()
 
     def close_index(self) -> None:
         """An embedded index on disk is closed rather than its owner killed."""

@@ -22,6 +22,8 @@ PROXY_MIDDLEWARES = "services.unanswered:middlewares"
 # Our code in Serve's actors never blocks its event loop, so it needs none of its own: each piece of an answer
 # would change threads twice on its way.
 OWN_LOOP = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
+# A late call must not start another cluster behind our back.
+AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
 # Ray's workers have low priority by default: replicas would lose against whatever else runs on the machine.
 NICENESS = "RAY_worker_niceness"
 
@@ -134,7 +136,7 @@ def _prepare_environment() -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_MIDDLEWARES)
-    for name in (OWN_LOOP, NICENESS):
+    for name in (OWN_LOOP, AUTO_CONNECT, NICENESS):
         os.environ.setdefault(name, "0")
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return

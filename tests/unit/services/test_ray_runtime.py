@@ -43,7 +43,7 @@ def test_a_start_that_takes_too_long_is_one_clear_line(monkeypatch: pytest.Monke
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK]
-    names += [ray_runtime.OWN_LOOP, ray_runtime.NICENESS]
+    names += [ray_runtime.OWN_LOOP, ray_runtime.AUTO_CONNECT, ray_runtime.NICENESS]
     for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
