@@ -82,8 +82,8 @@ class ModelGroup:
 
         from services.app import APPLICATION, REPLICAS
 
-        if self._replicas is None:
-            self._replicas = serve.get_deployment_handle(REPLICAS + self._suffix, APPLICATION)
+        # Serve keeps it, for as long as its controller lives.
+        self._replicas = serve.get_deployment_handle(REPLICAS + self._suffix, APPLICATION)
         calls = self._replicas.broadcast("status")
         statuses: list[ReplicaStatus] = calls.results(timeout_s=CALL_TIMEOUT_S)
         return statuses
