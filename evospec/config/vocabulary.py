@@ -36,7 +36,10 @@ class VocabularyConfig(Section):
     )
     top_k: int = Field(6, ge=0, le=64, description="Target's best tokens taken per verified position.")
     prompt_ranked: int = Field(
-        64, ge=0, description="Latest prompt positions whose best tokens are taken at prefill."
+        64,
+        ge=0,
+        description="Latest prompt positions whose best tokens are taken at prefill, "
+        "shared by prompts that begin together.",
     )
     half_life: int = Field(128, ge=1, description="Cycles after which an unused row's score has halved.")
     successor_heads: int = Field(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from evospec.align.recorder import TraceRecorder
 from evospec.decoding.best import best_tokens
@@ -26,7 +27,8 @@ from evospec.vocab.semantic import SemanticSource
 
 _AT_ONCE = 64  # emissions that are recorded in one part, about: it has to be over soon
 _TOO_MANY = 32  # cycles that wait to be recorded; beyond that no further request is traced
-_LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
+_LOGITS_AT_ONCE = 16  # prompt positions: logits are as wide as the vocabulary
+_FEWEST_RANKED = 8  # prompt positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +124,32 @@ class Observer:
             self._vocabulary.admit(state.request)
 
     @torch.inference_mode()
-    def prompt(self, state: RequestState, prompted: Prompted) -> None:
-        """Keeps a completed prefill to learn from."""
+    def prompt(self, state: RequestState, prompted: Prompted, *, behind: int = 0) -> None:
+        """Keeps a completed prefill to learn from.
+
+        Args:
+            behind: prompts that wait for this one. Ranking takes time of theirs: they share its positions.
+        """
         request, learners = state.request, self._learners
         context = best = features = past = None
         state.traced = self._is_to_be_traced(request)
         if self._contexts is not None and (state.traced or self._semantic is not None):
             context = fetch(self._contexts.vector(state.slot))
         if self._vocabulary is not None and self._untraced.ranked and learners.prompt_ranked:
-            parts = [
-                best_tokens(self._target.scores(hidden[None]), self._untraced.ranked).ids[0]
-                for hidden in prompted.hidden[-learners.prompt_ranked :].split(_LOGITS_AT_ONCE)
-            ]
-            best = fetch(torch.cat(parts))
+            best = self._ranked(prompted.hidden[-_share(learners.prompt_ranked, behind + 1) :])
         if self._recorder is not None and prompted.features is not None and state.traced:
             latest = prompted.features[:-1][-self._recorder.context :]
             features = fetch(latest)
             past = None if self._pasts is None else self._pasts.prompt(state, len(latest))
         self._untaught.prompts.append(ReadPrompt(request, context, best, features, past))
+
+    def _ranked(self, hidden: Tensor) -> Fetched:
+        """The target's best tokens at prompt positions [positions, hidden]: [positions, ranked]."""
+        parts = [
+            best_tokens(self._target.scores(part[None]), self._untraced.ranked).ids[0]
+            for part in hidden.split(_LOGITS_AT_ONCE)
+        ]
+        return fetch(torch.cat(parts))
 
     def note(self, report: Report, emissions: list[Emission], features: Fetched | None) -> None:
         """Keeps a cycle to learn from."""
@@ -280,3 +290,8 @@ class Observer:
             self._recorder.finish(request_id)
         if self._pasts is not None:
             self._pasts.finish(request_id)
+
+
+def _share(positions: int, prompts: int) -> int:
+    """How many of the positions that are ranked of one prompt each of several has."""
+    return max(positions // prompts, min(positions, _FEWEST_RANKED))

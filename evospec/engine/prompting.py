@@ -107,7 +107,7 @@ class Prompting:
         if prompted is None:
             return None
         self._scheduler.start_running(state)
-        self._observer.prompt(state, prompted)
+        self._observer.prompt(state, prompted, behind=self._scheduler.startable)
         features = None
         if prompted.features is not None and self._observer.records([state]):
             features = fetch(prompted.features[None, -1:])

@@ -41,6 +41,12 @@ class Scheduler:
         """Whether there is a prompt to process, and a slot for it."""
         return self.prefilling is not None or (bool(self.waiting) and len(self.running) < self.max_batch)
 
+    @property
+    def startable(self) -> int:
+        """Requests in the queue that there are free slots for."""
+        taken = len(self.running) + (self.prefilling is not None)
+        return min(len(self.waiting), self.max_batch - taken)
+
     def start_prefill(self) -> RequestState | None:
         """The request to prefill now, if there is one."""
         if self.prefilling is None and self.can_prefill:
