@@ -21,6 +21,7 @@ from evospec.bench.memory import PeakMemory
 from evospec.bench.models import BenchModels
 from evospec.config import Config
 from evospec.engine.engine import Engine
+from evospec.models.adapter import AdapterWeights
 
 _MEBIBYTE = 1 << 20
 
@@ -65,12 +66,17 @@ class UpdateLog:
 
 @dataclass(slots=True)
 class Learner:
-    """Feeds a trainer with an engine's traces as the aligner does, on this thread, between batches."""
+    """Feeds a trainer with an engine's traces as the aligner does, on this thread, between batches.
+
+    Attributes:
+        latest: the version that the engine drafts with; None: the base.
+    """
 
     arm: AlignArm
     engine: Engine
     trainer: AlignmentTrainer
     log: UpdateLog
+    latest: AdapterWeights | None = None
     _requests: int = 0
     _since_version: int = 0
 
@@ -104,6 +110,7 @@ class Learner:
             return
         adapter = self.trainer.candidate(self.engine.stats.adapter_version + 1, report)
         self.engine.swap_adapter(adapter)
+        self.latest = adapter
         self.trainer.accept()
         self.log.published += 1
 

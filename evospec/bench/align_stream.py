@@ -94,14 +94,19 @@ class AlignStream:
 
     @classmethod
     def load(cls, settings: AlignStreamSettings) -> AlignStream:
-        """Raises EvoSpecError: an arm, prompt file, topic, model or drafter is not usable."""
+        """With models of its own; raises what `of` does, and for a model or drafter that is not usable."""
+        parse_align_arms(settings.arms, settings.decode.policies[0])  # what is wrong is told at once
+        return cls.of(settings, BenchModels.load(config_of(settings.decode, SHORTEST), drafts=True))
+
+    @classmethod
+    def of(cls, settings: AlignStreamSettings, models: BenchModels) -> AlignStream:
+        """Raises EvoSpecError: an arm, prompt file or topic is not usable."""
         decode = settings.decode
         parsed = parse_align_arms(settings.arms, decode.policies[0])
         drafting = Drafting.parse(decode.drafting)
         streamed = read_prompts(decode.prompts, split=ADAPT, limit=decode.limit)
         reported = read_prompts(decode.prompts, split=EVAL, limit=settings.eval_limit)
         chosen = _chosen(settings.topics, list(dict.fromkeys(prompt.domain for prompt in streamed)))
-        models = BenchModels.load(config_of(decode, SHORTEST), drafts=True)
         tokenizer, most = models.target.tokenizer, decode.max_tokens
         opening = fitting(encode(streamed, tokenizer, decode), most, models.room)
         held_out = make_batches(fitting(encode(reported, tokenizer, decode), most, models.room), decode)

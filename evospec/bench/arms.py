@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,25 +78,28 @@ class ArmName:
             without their folders.
         drafting: None where the engine drafts nothing, or is not ours.
         peer: how transformers generates; None for our own engine.
+        adapter: of `DecodeSettings.adapters`, that the drafter has; None: it is the base.
     """
 
     text: str
     policy: str
     drafting: Drafting | None = None
     peer: PeerKind | None = None
+    adapter: str | None = None
 
 
-def parse_arms(texts: Sequence[str], default: str) -> list[ArmName]:
+def parse_arms(texts: Sequence[str], default: str, adapters: Collection[str] = ()) -> list[ArmName]:
     """The arms, each once, plain decoding first: the others are compared with it.
 
     Args:
         default: drafting of arms that name none.
+        adapters: names that may follow a policy, as in `evospec+NAME`.
 
     Raises:
         ArmError, EvoSpecError: an unknown policy or drafting.
     """
     usual = Drafting.parse(default)
-    arms = [ArmName(PLAIN, PLAIN), *(_parse(text, usual) for text in texts)]
+    arms = [ArmName(PLAIN, PLAIN), *(_parse(text, usual, adapters) for text in texts)]
     return list(dict.fromkeys(arms))
 
 
@@ -119,8 +122,11 @@ def check_peers(arms: Sequence[ArmName], *, batch: int, temperature: float, assi
             )
 
 
-def _parse(text: str, usual: Drafting) -> ArmName:
-    policy, at, drafting = text.partition("@")
+def _parse(text: str, usual: Drafting, adapters: Collection[str]) -> ArmName:
+    written, at, drafting = text.partition("@")
+    base, plus, ending = written.rpartition("+")
+    adapter = ending if plus and ending in adapters else None
+    policy = written if adapter is None else base
     kind = policy.removeprefix(TRANSFORMERS)
     is_peer = kind != policy
     if policy == PLAIN or is_peer:
@@ -131,7 +137,10 @@ def _parse(text: str, usual: Drafting) -> ArmName:
     shown = policy if corpus is None else f"{policy.removesuffix(str(corpus))}{corpus.name}"
     chosen = Drafting.parse(drafting) if at else usual
     chosen.apply(EngineConfig())
-    return ArmName(shown if chosen == usual else f"{shown}@{chosen.text}", policy, chosen)
+    if adapter is not None:
+        shown = f"{shown}+{adapter}"
+    label = shown if chosen == usual else f"{shown}@{chosen.text}"
+    return ArmName(label, policy, chosen, adapter=adapter)
 
 
 def _peer(policy: str, kind: str) -> PeerKind:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from evospec.bench.adapters import adapted_engine
 from evospec.bench.arms import ArmName, check_peers, parse_arms
 from evospec.bench.batches import encode, first_of_each_domain, fitting, longest, make_batches, warm_up_batch
 from evospec.bench.exactness import NearTies, OutputCheck, demand_equality
@@ -81,7 +82,7 @@ class DecodeBench:
         skipped: int,
     ) -> DecodeBench:
         """Builds the engines for batches at hand."""
-        names = parse_arms(settings.policies, settings.drafting)
+        names = parse_arms(settings.policies, settings.drafting, settings.adapter_names)
         warm_up = warm_up_batch(models.target.tokenizer, settings)
         lessons = _lessons(settings, models)
         most = longest([*batches, *lessons, warm_up])
@@ -89,7 +90,7 @@ class DecodeBench:
         arms, ledgers = [], []
         for name in names:
             before = allocated_mb(models.target.device)
-            arms.append(_arm(name, models, config, settings.assistant))
+            arms.append(_arm(name, models, config, settings))
             built = allocated_mb(models.target.device) - before
             ledgers.append(Ledger.of(arms[-1], built))
         own = [ledger for ledger in ledgers if ledger is not None]
@@ -132,7 +133,8 @@ class DecodeBench:
         batches = first_of_each_domain(self.batches)
         for ledger in self.ledgers:
             self.breakdowns[ledger.name] = ledger.profile(batches, self.warm_up_batch)
-            ledger.measure_upkeep(self.warm_up_batch, self.longest)
+            if self.settings.upkeep:
+                ledger.measure_upkeep(self.warm_up_batch, self.longest)
 
     def results(self, turns: Sequence[Turn]) -> Results:
         """Checks every output against plain decoding's, then sums up."""
@@ -175,7 +177,7 @@ class DecodeBench:
         return Roofline(traffic, depths, bandwidth)
 
     def _check(self) -> OutputCheck | None:
-        if self.settings.temperature > 0:
+        if self.settings.temperature > 0 or not self.settings.compare:
             return None  # sampled outputs follow the same distribution, but not the same draws
         if self.models.target.dtype == torch.float32:
             return demand_equality
@@ -191,7 +193,7 @@ def load_models(settings: DecodeSettings) -> BenchModels:
     Raises:
         EvoSpecError: an arm, prompt file, model or drafter is not usable.
     """
-    names = parse_arms(settings.policies, settings.drafting)
+    names = parse_arms(settings.policies, settings.drafting, settings.adapter_names)
     for batch in (settings.batch, *settings.more_batches):
         check_peers(names, batch=batch, temperature=settings.temperature, assistant=settings.assistant)
     read_prompts(settings.prompts, split=settings.split, limit=settings.limit)
@@ -211,14 +213,17 @@ def _lessons(settings: DecodeSettings, models: BenchModels) -> list[Batch]:
     ]
 
 
-def _arm(name: ArmName, models: BenchModels, config: Config, assistant: str | None) -> Arm:
+def _arm(name: ArmName, models: BenchModels, config: Config, settings: DecodeSettings) -> Arm:
     if name.peer is not None:
         helper = None
-        if name.peer == "assisted" and assistant is not None:
-            helper = load_assistant(assistant, models.target)
+        if name.peer == "assisted" and settings.assistant is not None:
+            helper = load_assistant(settings.assistant, models.target)
         target = models.target
         return PeerArm(name, twin(target.model), target.eos_ids, config.engine.max_length, helper)
-    built = models.engine(name, config)
+    if name.adapter is None:
+        built = models.engine(name, config)
+    else:
+        built = adapted_engine(name, models, config, dict(settings.adapters)[name.adapter])
     return EngineArm(name, built, models.retrieval(built, config))
 
 

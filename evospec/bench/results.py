@@ -12,6 +12,7 @@ from evospec.bench.align_records import Alignment, UpdateCosts
 from evospec.bench.costs import ArmCosts
 from evospec.bench.record import Record
 from evospec.bench.stream_records import Stream
+from evospec.bench.turn_speed import TurnSpeed
 from evospec.errors import EvoSpecError
 
 SCHEMA = 1
@@ -100,6 +101,7 @@ class Run(Record):
             recomputed in one pass, but within rounding of it (bfloat16 only).
         largest_gap: greatest logit difference among them.
         failure: why the policy failed.
+        part: of a paper bench that it was measured in; empty elsewhere.
         label: the arm as it was written: the policy, with its drafting where that is not the run's.
         drafting: how the arm was told to draft; None where it does not, or is a peer.
         plan_shares: share of cycles that drafted so.
@@ -152,6 +154,7 @@ class Run(Record):
     status: Literal["ok", "failed"] = "ok"
     failure: str | None = None
 
+    part: str = ""
     label: str = ""
     drafting: str | None = None
     plan_shares: dict[str, float] = Field(default_factory=dict)
@@ -191,6 +194,7 @@ class Results(Record):
 
     Attributes:
         alignment: a stream that drafters adapted to; what that took is in `updates`.
+        turns: speeds behind the medians, where they were kept.
     """
 
     schema_version: int = Field(SCHEMA, alias="schema")
@@ -202,6 +206,7 @@ class Results(Record):
     stream: Stream | None = None
     alignment: Alignment | None = None
     updates: tuple[UpdateCosts, ...] = ()
+    turns: tuple[TurnSpeed, ...] = ()
 
     @classmethod
     def joined(cls, parts: Sequence[Results]) -> Results:
@@ -209,7 +214,8 @@ class Results(Record):
         first = parts[0]
         runs = tuple(run for part in parts for run in part.runs)
         arms = tuple(arm for part in parts for arm in part.arms)
-        return first.model_copy(update={"runs": runs, "arms": arms})
+        turns = tuple(turn for part in parts for turn in part.turns)
+        return first.model_copy(update={"runs": runs, "arms": arms, "turns": turns})
 
     @property
     def batches(self) -> list[int]:

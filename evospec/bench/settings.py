@@ -41,6 +41,9 @@ class DecodeSettings:
         drafting: of the arms that name none.
         assistant: model that drafts for transformers' assisted generation.
         profile: break cycles down in a pass of its own.
+        upkeep: measure what changes between cycles cost, in that pass.
+        compare: hold outputs against plain decoding's; of random weights they say nothing.
+        adapters: names and files of adapters that arms may draft with, as in `evospec+NAME`.
     """
 
     target: str
@@ -64,6 +67,13 @@ class DecodeSettings:
     profile: bool = True
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     lessons: Lessons = Lessons()
+    upkeep: bool = True
+    compare: bool = True
+    adapters: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def adapter_names(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.adapters)
 
     def described(self) -> dict[str, JsonValue]:
         """For the result file: names, no folders."""

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from evospec.bench.batches import EncodedPrompt, encode, fitting, make_batches
 from evospec.bench.decode import DecodeBench, load_models
 from evospec.bench.measure import Turn
+from evospec.bench.models import BenchModels
 from evospec.bench.prompts import PromptFileError, read_prompts
 from evospec.bench.results import Results
 from evospec.bench.settings import DecodeSettings
@@ -45,9 +46,13 @@ class StreamBench:
 
     @classmethod
     def load(cls, settings: StreamSettings) -> StreamBench:
-        """Raises EvoSpecError: an arm, prompt file or model is not usable, or a topic has too few prompts."""
+        """With models of its own; raises what `load_models` and `of` do."""
+        return cls.of(settings, load_models(settings.decode))
+
+    @classmethod
+    def of(cls, settings: StreamSettings, models: BenchModels) -> StreamBench:
+        """Raises EvoSpecError: a prompt file is not usable, or a topic has too few prompts."""
         decode = settings.decode
-        models = load_models(decode)
         found = read_prompts(decode.prompts, split=decode.split, limit=decode.limit)
         encoded = encode(found, models.target.tokenizer, decode)
         kept = fitting(encoded, decode.max_tokens, models.room)

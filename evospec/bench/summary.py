@@ -16,6 +16,7 @@ from evospec.engine.counters import total
 from evospec.engine.stats import EngineStats
 
 SLOW_REQUEST = 0.95  # of plain decoding's speed
+NONE = "none"  # the drafter is not adapted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def summarise(turns: Sequence[Turn], subject: Subject, check: OutputCheck | None
 
 def _compared(runs: Sequence[Run]) -> list[Run]:
     """With acceptance lengths held against those of arms that score all rows."""
-    full = {(run.domain, run.drafting): run.acceptance_length for run in runs if run.policy == FULL}
+    full = {(run.domain, run.drafting): run.acceptance_length for run in runs if run.policy == FULL and run.arm == NONE}
     compared = []
     for run in runs:
         length = full.get((run.domain, run.drafting)) if run.drafting is not None else None
@@ -106,8 +107,8 @@ def _run(cell: _Cell, subject: Subject, failure: str | None) -> Run:
     row = Run(
         target=subject.target,
         drafter=arm.drafter,
-        policy=arm.name.text.partition("@")[0],
-        arm="none",
+        policy=_policy(arm.name),
+        arm=arm.name.adapter or NONE,
         domain=cell.domain,
         batch=subject.batch,
         tokens=sum(turn.tokens for turn in turns),
@@ -141,6 +142,11 @@ def _run(cell: _Cell, subject: Subject, failure: str | None) -> Run:
     if failure is None:
         changes |= _speeds(cell)
     return row.model_copy(update=changes)
+
+
+def _policy(name: ArmName) -> str:
+    shown = name.text.partition("@")[0]
+    return shown if name.adapter is None else shown.removesuffix(f"+{name.adapter}")
 
 
 def _cycle_facts(cell: _Cell, counters: EngineStats) -> dict[str, object]:

@@ -26,7 +26,7 @@ def test_a_result_file_round_trips(tmp_path: Path) -> None:
 
 def test_the_file_has_the_documented_keys(tmp_path: Path) -> None:
     content = json.loads(results_of(run_of("full", "code")).write(tmp_path).read_text())
-    measured = {"runs", "arms", "stream", "alignment", "updates"}
+    measured = {"runs", "arms", "stream", "alignment", "updates", "turns"}
     assert content.keys() == {"schema", "machine", "git", "settings", *measured}
     assert content["schema"] == 1
     assert content["runs"][0].keys() >= SCHEMA_KEYS
