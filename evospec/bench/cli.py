@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from evospec.bench.paper.cli import paper, paper_diff, paper_report
 from evospec.cli_options import (
     ChatOption,
     DeviceOption,
@@ -17,6 +18,10 @@ from evospec.cli_options import (
 )
 
 bench = typer.Typer(no_args_is_help=True, help="Measure, and write results.json, report.md and plots.")
+
+bench.command()(paper)
+bench.command("paper-report")(paper_report)
+bench.command("paper-diff")(paper_diff)
 
 PromptsOption = Annotated[
     list[Path],

@@ -85,7 +85,11 @@ def summarise(turns: Sequence[Turn], subject: Subject, check: OutputCheck | None
 
 def _compared(runs: Sequence[Run]) -> list[Run]:
     """With acceptance lengths held against those of arms that score all rows."""
-    full = {(run.domain, run.drafting): run.acceptance_length for run in runs if run.policy == FULL and run.arm == NONE}
+    full = {
+        (run.domain, run.drafting): run.acceptance_length
+        for run in runs
+        if run.policy == FULL and run.arm == NONE
+    }
     compared = []
     for run in runs:
         length = full.get((run.domain, run.drafting)) if run.drafting is not None else None

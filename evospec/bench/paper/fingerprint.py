@@ -13,7 +13,19 @@ from evospec.bench.record import Record
 _SOURCES = Path(__file__).resolve().parents[2]
 _DIGITS = 16
 # What only reads results changes none of them.
-_READERS = ("report", "plot", "tables", "markdown", "style", "cli", "bars", "causes", "gains", "diff", "notes")
+_READERS = (
+    "report",
+    "plot",
+    "tables",
+    "markdown",
+    "style",
+    "cli",
+    "bars",
+    "causes",
+    "gains",
+    "diff",
+    "notes",
+)
 
 
 class PaperFingerprint(Record):
@@ -25,7 +37,10 @@ class PaperFingerprint(Record):
 
     @classmethod
     def of(cls, settings: PaperSettings) -> PaperFingerprint:
-        described = {"settings": settings.described(), "prompts": [_hash_file(one) for one in settings.prompts]}
+        described = {
+            "settings": settings.described(),
+            "prompts": [_hash_file(one) for one in settings.prompts],
+        }
         found = describe_machine()
         device = found.cpu if found.gpu is None else found.gpu
         return cls(

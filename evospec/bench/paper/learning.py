@@ -79,6 +79,4 @@ def _stream_settings(work: Work) -> AlignStreamSettings:
         lessons=Lessons(),
     )
     arms = tuple(one.arm for one in learning.learners)
-    return AlignStreamSettings(
-        decode, ("none", *arms), topics, learning.every, learning.rounds, eval_limit=1
-    )
+    return AlignStreamSettings(decode, ("none", *arms), topics, learning.every, learning.rounds, eval_limit=1)

@@ -49,7 +49,12 @@ def all_parts(work: Work) -> list[Part]:
     parts = [
         Part(LEARN, "learning from a stream", 40 + learners * requests * 0.13, learn),
         Part(HEADLINE, "all arms, greedy chains, batch 1", decoding(15, settings.limit + 3, 5), headline),
-        Part(STREAM, "a stream whose topic switches", decoding(6, settings.every * settings.rounds, 3), switching),
+        Part(
+            STREAM,
+            "a stream whose topic switches",
+            decoding(6, settings.every * settings.rounds, 3),
+            switching,
+        ),
         *(
             Part(
                 f"{BATCH}{size}",
@@ -61,9 +66,16 @@ def all_parts(work: Work) -> list[Part]:
         ),
         Part(TREES, "trees and the controller", decoding(11, few, 5), trees),
         Part(SAMPLED, "temperature 1", decoding(6, few, 3), sampled),
-        Part(PEERS, "transformers' own generation", 90 + decoding(4, settings.peers, 2) + topics * settings.peers * 3 * _PEER_S, peers),
+        Part(
+            PEERS,
+            "transformers' own generation",
+            90 + decoding(4, settings.peers, 2) + topics * settings.peers * 3 * _PEER_S,
+            peers,
+        ),
         *(
-            Part(f"{TIMING}{name}", f"{name}: timing only, random weights", 60, partial(time_shapes, name=name))
+            Part(
+                f"{TIMING}{name}", f"{name}: timing only, random weights", 60, partial(time_shapes, name=name)
+            )
             for name in settings.shapes
         ),
     ]

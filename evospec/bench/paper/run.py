@@ -50,7 +50,9 @@ class Outcome:
     left: tuple[str, ...]
 
 
-def run_paper(settings: PaperSettings, out: Path, call: Call = Call(), clock: CallClock | None = None) -> Outcome:
+def run_paper(
+    settings: PaperSettings, out: Path, call: Call = Call(), clock: CallClock | None = None
+) -> Outcome:
     """Measures what is left, as far as there is time, and writes results.json, report.md and plots.
 
     Raises:
@@ -65,7 +67,7 @@ def run_paper(settings: PaperSettings, out: Path, call: Call = Call(), clock: Ca
     parts = chosen_parts(all_parts(work), call.parts)
     _measure(work, folder, progress, parts)
     done = folder.parts()
-    results = write_paper(done, out) if done else None
+    results = write_paper(out) if done else None
     left = tuple(part.name for part in parts if part.name not in done)
     _tell_left(left, console, out)
     return Outcome(results, left)
@@ -103,7 +105,7 @@ def _measure(work: Work, folder: PaperFolder, progress: Progress, parts: Sequenc
             folder.save(progress)
             work.console.print(f"no time to finish {part.name}: nothing of it is kept")
             return
-        folder.keep(part.name, _described(results, part, work.clock.seconds - began))
+        folder.keep(part.name, _described(results, part, work.clock.seconds - began, work.settings))
         _release()
 
 
@@ -115,10 +117,14 @@ def _expected(part: Part, parts: Sequence[Part], done: dict[str, Results], progr
     return part.expected * (median(slower) if slower else 1.0)
 
 
-def _described(results: Results, part: Part, seconds: float) -> Results:
+def _described(results: Results, part: Part, seconds: float, paper: PaperSettings) -> Results:
     runs = tuple(run.model_copy(update={"part": part.name}) for run in results.runs)
     turns = tuple(turn.model_copy(update={"part": part.name}) for turn in results.turns)
-    settings = {"part": part.name, "title": part.title, **results.settings, SECONDS: seconds, "code": code_hash()}
+    settings = {
+        **{"part": part.name, "title": part.title, SECONDS: seconds, "code": code_hash()},
+        **results.settings,
+        "paper": paper.described(),
+    }
     return results.model_copy(update={"runs": runs, "turns": turns, "settings": settings})
 
 

@@ -14,7 +14,11 @@ from evospec.models.loading import DeviceSetting, DtypeSetting
 
 EVAL, ADAPT = "eval", "adapt"  # splits: what is reported on, and what is learned from
 ALIGN = "full-parameter:positions=all:adapters=4:publish_rank=128:blend=1"
-ALIGNED, LORA, ONLINE = "aligned", "lora", "online"  # names of what is learned, as arms have them: evospec+lora
+ALIGNED, LORA, ONLINE = (
+    "aligned",
+    "lora",
+    "online",
+)  # names of what is learned, as arms have them: evospec+lora
 
 
 @dataclass(frozen=True, slots=True)

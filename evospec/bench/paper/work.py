@@ -39,9 +39,7 @@ class Work:
     @property
     def adapters(self) -> tuple[tuple[str, Path], ...]:
         """Those that were learned, with their files."""
-        files = [
-            (one.name, self.folder / "adapters" / one.name) for one in self.settings.learning.learners
-        ]
+        files = [(one.name, self.folder / "adapters" / one.name) for one in self.settings.learning.learners]
         return tuple((name, file) for name, file in files if pieces_of(file))
 
     @property

@@ -1,0 +1,299 @@
+"""Tables of a paper report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from evospec.bench.markdown import number, table
+from evospec.bench.paper.bars import SpeedBar, learner_arms
+from evospec.bench.paper.gains import PARTS, Gain, part_ms
+from evospec.bench.paper.view import PartView, Ratio
+from evospec.bench.report import output_cell
+from evospec.bench.results import FULL, PLAIN, Results, Run
+
+_REACHED = 0.97  # coverage at which a request shows that an arm has recovered
+
+
+def bars_table(bars: Sequence[SpeedBar], others: Sequence[tuple[str, str, str, bool | None]]) -> str:
+    """Args: others: bars that are not speeds: what, needed, measured, whether it is met."""
+    rows = []
+    for bar in bars:
+        measured = "-" if bar.measured is None else f"{bar.measured.value:.3f}x{_spread(bar.measured)}"
+        rows.append((f"tokens/s of {bar.text}", f"{bar.needed:.2f}x", measured, _verdict(bar)))
+    for what, needed, found, met in others:
+        rows.append((what, needed, found, {True: "met", False: "**missed**", None: "not measured"}[met]))
+    return table(("bar", "needed", "measured (quartiles over turns)", "verdict"), rows)
+
+
+def arms_table(view: PartView, reference: str, titles: Mapping[str, str]) -> str:
+    """All arms of a part, means over its headline domains."""
+    domains = view.headline
+    header = ("arm", "", "tokens/s", f"by {reference}", "(quartiles)", "decode alone", "by plain")
+    header += (
+        "τ",
+        "of full τ",
+        "active rows",
+        "coverage",
+        "cycle ms",
+        "head µs",
+        "head of a cycle",
+        "output",
+    )
+    return table(header, [_arm(view, arm, reference, titles, domains) for arm in view.arms], numeric_from=2)
+
+
+def domains_table(view: PartView, reference: str, titles: Mapping[str, str]) -> str:
+    """tokens/s by the reference's, and τ, by domain."""
+    header = ("arm", *(label for domain in view.domains for label in (domain, "τ")))
+    rows = []
+    for arm in view.arms:
+        cells = [titles.get(arm, arm)]
+        for domain in view.domains:
+            ratio = view.ratio(arm, reference, [domain])
+            cells.append("-" if ratio is None else f"{ratio.value:.2f}{_spread(ratio)}")
+            cells.append(number(view.mean(arm, [domain], _length), ".2f"))
+        rows.append(cells)
+    return table(header, rows)
+
+
+def gains_table(gains: Sequence[Gain], titles: Mapping[str, str]) -> str:
+    header = (
+        "arm",
+        "ρ",
+        "κ",
+        "ν",
+        "predicted",
+        "measured",
+        "apart",
+        "whole cycles say",
+        "kept between cycles",
+    )
+    return table(header, [_gain(gain, titles) for gain in gains])
+
+
+def gain_reasons(gains: Sequence[Gain], titles: Mapping[str, str]) -> str:
+    """What else costs time, where model and measurement are more than 5 % apart."""
+    lines = []
+    for gain in gains:
+        if gain.agrees:
+            continue
+        longer = sorted(gain.others.items(), key=lambda entry: -abs(entry[1]))
+        told = ", ".join(f"{label} {1000 * ms:+.0f}" for label, ms in longer[:3])
+        lines.append(
+            f"- {titles.get(gain.arm, gain.arm)}: the model is {gain.gap:+.1%} off. Other parts of a cycle, µs "
+            f"longer than the full vocabulary's: {told}. Between cycles {gain.between_cycles:.3f} is kept."
+        )
+    return "\n".join(lines) + "\n" if lines else "Model and measurement agree within 5 % for every arm.\n"
+
+
+def cycles_table(view: PartView, titles: Mapping[str, str]) -> str:
+    """Parts of a cycle, means over the headline's domains."""
+    rows = []
+    for arm in view.arms:
+        runs = [run for run in view.runs(arm, view.headline) if run.breakdown is not None]
+        if not runs:
+            continue
+        cells = [titles.get(arm, arm)]
+        for label in PARTS.values():
+            mean = view.mean(arm, view.headline, lambda run, part=label: _part(run, part))  # type: ignore[misc]
+            cells.append(number(mean, ".3f"))
+        cells.append(number(view.mean(arm, view.headline, _broken_down), ".3f"))
+        cells.append(number(view.mean(arm, view.headline, _cycle), ".3f"))
+        rows.append(cells)
+    return table(("ms of", *PARTS.values(), "together", "timed cycle"), rows)
+
+
+def recovery_table(part: Results, titles: Mapping[str, str]) -> str:
+    """Of a stream whose topic switches."""
+    rows = []
+    for arm in () if part.stream is None else part.stream.arms:
+        reached = [nth.number for nth in arm.requests if (nth.coverage or 0.0) >= _REACHED]
+        after = arm.recovered_after
+        rows.append(
+            (
+                titles.get(arm.arm, arm.arm),
+                str(arm.switches),
+                str(reached[0]) if reached else "never",
+                "never" if after is None else f"{after}",
+                *(f"{number(nth.coverage, '.3f')}, {nth.acceptance_length:.2f}" for nth in arm.requests[:4]),
+            )
+        )
+    most = max((len(row) - 4 for row in rows), default=0)
+    header = ("arm", "switches", "requests to recover", "tokens to recover")
+    return table((*header, *(f"request {place + 1}" for place in range(most))), rows)
+
+
+def learned_table(part: Results) -> str:
+    """What a stream that drafters learned from brought while it ran."""
+    names = {text: name for name, text in learner_arms(part).items()}
+    visits = () if part.alignment is None else part.alignment.visits
+    rows = []
+    for text in dict.fromkeys(visit.arm for visit in visits if visit.arm in names):
+        own = [visit for visit in visits if visit.arm == text]
+        for visit in own:
+            back = "never" if visit.recovered_after is None else str(visit.recovered_after)
+            label = f"{visit.topic} (return)" if visit.returns else visit.topic
+            rows.append(
+                (names[text], label, str(visit.requests), f"{visit.gain:.3f}", f"{visit.late_gain:.3f}", back)
+            )
+    header = ("learned", "topic", "requests", "τ by no adapting", "last quarter", "requests to recover")
+    return table(header, rows, numeric_from=2)
+
+
+def updates_table(part: Results) -> str:
+    """What updates take, by standard online adaptation's."""
+    names = {text: name for name, text in learner_arms(part).items()}
+    standard = next((one for one in part.updates if names.get(one.arm) == "online"), None)
+    rows = []
+    for one in part.updates:
+        share = None if standard is None else one.peak_mb / standard.peak_mb
+        rows.append(
+            (
+                names.get(one.arm, one.arm),
+                f"`{one.arm}`",
+                f"{one.peak_mb:,.0f}",
+                number(share, ".1%"),
+                f"{one.held_mb:,.0f}",
+                f"{one.step_ms:.1f}",
+                f"{one.update_ms:.0f}",
+                f"{one.trained_parameters / 1e6:.1f}",
+            )
+        )
+    header = (
+        "learned",
+        "arm",
+        "peak MB",
+        "of online",
+        "held MB",
+        "ms a step",
+        "ms an update",
+        "million parameters",
+    )
+    return table(header, rows, numeric_from=2)
+
+
+def timing_table(views: Mapping[str, PartView], reference: str, few: str, length: float | None) -> str:
+    """Heads and cycles of larger targets with random weights.
+
+    Args:
+        length: τ of EvoSpec by the reference's, as the headline part measured it.
+    """
+    rows = []
+    for name, view in views.items():
+        domains = view.domains
+        full_ms = view.mean(FULL, domains, _broken_down)
+        wide_ms = view.mean(reference, domains, _broken_down)
+        for arm in view.arms:
+            cycle = view.mean(arm, domains, _broken_down)
+            head = view.mean(arm, domains, lambda run: _part(run, "draft head"))
+            gain = None if not wide_ms or not cycle or arm == PLAIN else wide_ms / cycle
+            rows.append(
+                (
+                    name,
+                    arm,
+                    f"{view.mean(arm, domains, lambda run: run.active_rows) or 0:,.0f}",
+                    number(view.mean(arm, domains, lambda run: run.head_us), ".1f"),
+                    number(view.mean(arm, domains, lambda run: _part(run, "draft layer")), ".3f"),
+                    number(_sum(view, arm, ("target layers", "target head")), ".3f"),
+                    number(cycle, ".3f"),
+                    number(None if not head or not cycle else head / cycle, ".1%"),
+                    number(None if not full_ms or not cycle or arm == PLAIN else full_ms / cycle, ".3f"),
+                    number(gain, ".3f"),
+                    number(gain * length if gain and length and arm in (few, "evospec") else None, ".3f"),
+                )
+            )
+    header = (
+        "shapes",
+        "arm",
+        "rows",
+        "head µs",
+        "draft layer ms",
+        "verify ms",
+        "cycle ms",
+        "head of a cycle",
+    )
+    header += ("cycle, full by it", f"{reference} by it", "the same times measured τ ratio")
+    return table(header, rows, numeric_from=2)
+
+
+def _arm(
+    view: PartView, arm: str, reference: str, titles: Mapping[str, str], domains: Sequence[str]
+) -> tuple[str, ...]:
+    runs = view.runs(arm, domains)
+    reason = view.failed(arm)
+    if reason is not None:
+        return (titles.get(arm, arm), f"`{arm}`", "FAILED", *["-"] * 11, "WRONG")
+    whole = view.ratio(arm, reference, domains)
+    decode = view.ratio(arm, reference, domains, decoding=True)
+    plain = view.ratio(arm, PLAIN, domains)
+    drafts = any(run.drafting is not None for run in runs)
+    head = view.mean(arm, domains, lambda run: _part(run, "draft head")) if drafts else None
+    cycle = view.mean(arm, domains, _broken_down)
+    return (
+        titles.get(arm, arm),
+        f"`{arm}`",
+        number(view.mean(arm, domains, lambda run: run.tokens_per_s), ",.0f"),
+        "-" if whole is None else f"{whole.value:.3f}",
+        "-" if whole is None else f"{whole.low:.2f} to {whole.high:.2f}",
+        "-" if decode is None else f"{decode.value:.3f}",
+        "-" if plain is None else f"{plain.value:.2f}",
+        number(view.mean(arm, domains, _length), ".2f"),
+        number(view.mean(arm, domains, lambda run: run.share_of_full) if drafts else None, ".1%"),
+        number(view.mean(arm, domains, lambda run: run.active_rows) if drafts else None, ",.0f"),
+        number(view.mean(arm, domains, lambda run: run.coverage) if drafts else None, ".3f"),
+        number(view.mean(arm, domains, _cycle), ".3f"),
+        number(view.mean(arm, domains, lambda run: run.head_us), ".1f"),
+        number(None if not head or not cycle else head / cycle, ".1%"),
+        _outputs(runs),
+    )
+
+
+def _outputs(runs: Sequence[Run]) -> str:
+    cells = list(dict.fromkeys(output_cell(run) for run in runs))
+    ties = sum(run.near_ties for run in runs)
+    return f"{ties} near-ties" if ties else ", ".join(cells)
+
+
+def _gain(gain: Gain, titles: Mapping[str, str]) -> tuple[str, ...]:
+    apart = f"{gain.gap:+.1%}" if gain.agrees else f"**{gain.gap:+.1%}**"
+    values = (gain.rho, gain.kappa, gain.nu, gain.predicted, gain.measured)
+    shown = [f"{value:.3f}" for value in values]
+    return (
+        titles.get(gain.arm, gain.arm),
+        *shown,
+        apart,
+        f"{gain.by_cycles:.3f}",
+        f"{gain.between_cycles:.3f}",
+    )
+
+
+def _verdict(bar: SpeedBar) -> str:
+    if bar.met is None:
+        return bar.failure or "not measured"
+    return f"met, {-bar.short:.1%} above" if bar.met else f"**missed**, {bar.short:.1%} short"
+
+
+def _spread(ratio: Ratio) -> str:
+    return f" ({ratio.low:.2f} to {ratio.high:.2f})"
+
+
+def _sum(view: PartView, arm: str, labels: Sequence[str]) -> float | None:
+    found = [view.mean(arm, view.domains, lambda run, part=label: _part(run, part)) for label in labels]  # type: ignore[misc]
+    known = [one for one in found if one is not None]
+    return sum(known) if len(known) == len(labels) else None
+
+
+def _part(run: Run, label: str) -> float | None:
+    return None if run.breakdown is None else part_ms(run.breakdown, label)
+
+
+def _length(run: Run) -> float | None:
+    return run.tokens_per_cycle
+
+
+def _cycle(run: Run) -> float | None:
+    return run.cycle_ms
+
+
+def _broken_down(run: Run) -> float | None:
+    return None if run.breakdown is None else run.breakdown.cycle_ms
