@@ -124,8 +124,10 @@ class DecodeBench:
             for arm in self.learners:
                 yield arm.run(batch, memory)
 
-    def turns(self) -> Iterator[Turn]:
-        yield from interleave(self.arms, self.batches, self._memory())
+    def turns(self, batches: Sequence[Batch] | None = None) -> Iterator[Turn]:
+        """Of all batches, or of these."""
+        chosen = self.batches if batches is None else batches
+        yield from interleave(self.arms, chosen, self._memory())
 
     def profile(self) -> None:
         """Breaks cycles down and measures upkeep, after the timed turns: engines are then as the traffic

@@ -79,8 +79,8 @@ def learner_arms(part: Results) -> dict[str, str]:
     """Ways to adapt as they were written, by their names."""
     paper = part.settings.get("paper")
     listed = paper.get("learners") if isinstance(paper, dict) else None
-    pairs = [str(one).split("=", 1) for one in listed] if isinstance(listed, list) else []
-    return {name: arm for name, arm in pairs}
+    pairs = [str(one).partition("=")[::2] for one in listed] if isinstance(listed, list) else []
+    return dict(pairs)
 
 
 def exact(parts: Mapping[str, Results]) -> list[str]:

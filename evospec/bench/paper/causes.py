@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from evospec.bench.paper.gains import PARTS, part_ms
 from evospec.bench.paper.view import PartView
@@ -69,7 +70,8 @@ def cause_of(view: PartView, own: str, base: str, domains: Sequence[str]) -> Cau
         return None
     longer: dict[str, float] = {}
     for label in PARTS.values():
-        this, other = (view.mean(arm, domains, lambda run: _part(run, label)) for arm in (own, base))
+        value = partial(_part, label=label)
+        this, other = view.mean(own, domains, value), view.mean(base, domains, value)
         if this is not None and other is not None:
             longer[label] = this - other
     return Cause(

@@ -72,7 +72,7 @@ def paper(
 ) -> None:
     """Measure the paper's claim: all arms, all conditions, in one run that goes on where it stopped.
 
-    Exit code 1 when an output is not the target's own, 3 when parts are left.
+    Exit code 1 when an output is not the target's own or a part failed, 3 when parts are left.
     """
     from dataclasses import replace
 
@@ -109,7 +109,7 @@ def paper(
     outcome = run_paper(
         replace(settings, learning=learning), out, Call(minutes, _names(parts), restart, mixed)
     )
-    if outcome.results is not None and outcome.results.failures:
+    if outcome.broken or (outcome.results is not None and outcome.results.failures):
         raise typer.Exit(1)
     if outcome.left:
         raise typer.Exit(3)

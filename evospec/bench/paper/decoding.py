@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from evospec.bench.batches import first_of_each_domain
 from evospec.bench.command import shown_turns
 from evospec.bench.decode import DecodeBench
-from evospec.bench.measure import Turn
+from evospec.bench.measure import Batch, Turn
 from evospec.bench.paper.lineup import EVOSPEC, PEERS
 from evospec.bench.paper.work import Work
 from evospec.bench.results import FULL, Results
 from evospec.bench.settings import DecodeSettings
 from evospec.bench.turn_speed import TurnSpeed
+
+LEFT_OUT = "left_out"  # in a part's settings: batches that there was no time for
+_PROFILE_PASSES = 3  # of a batch of each domain: unwatched, watched, and what captures graphs
+_CHECKS_S = 10.0  # holding outputs against the target, and writing files
+_SLOWER = 1.2  # than the first batch, others may be
 
 
 def headline(work: Work) -> Results:
@@ -70,11 +76,15 @@ def settings_with(work: Work, settings: DecodeSettings) -> DecodeSettings:
 
 
 def measured(work: Work, bench: DecodeBench) -> Results:
-    turns = timed(work, bench)
-    return bench.results(turns).model_copy(update={"turns": speeds(turns, bench.settings.batch)})
+    """With fewer prompts of each domain where time is short; `left_out` says how many batches that are."""
+    planned = len(bench.batches)
+    turns = timed(work, bench, may_shorten=True)
+    results = bench.results(turns)
+    settings = {**results.settings, LEFT_OUT: planned - len(bench.batches)}
+    return results.model_copy(update={"settings": settings, "turns": speeds(turns, bench.settings.batch)})
 
 
-def timed(work: Work, bench: DecodeBench) -> list[Turn]:
+def timed(work: Work, bench: DecodeBench, *, may_shorten: bool) -> list[Turn]:
     """The turns that count; cycles are broken down after them where the settings say so."""
     clock = work.clock
     with work.console.status("warming up"):
@@ -84,11 +94,34 @@ def timed(work: Work, bench: DecodeBench) -> list[Turn]:
     count = lessons + bench.turn_count
     for _ in shown_turns(clock.within(bench.learn(), 0, count), lessons, work.console):
         pass
-    turns = list(shown_turns(clock.within(bench.turns(), lessons, count), bench.turn_count, work.console))
+    began = clock.seconds
+    turns = list(clock.within(bench.turns(bench.batches[:1]), lessons, count))
+    if may_shorten:
+        bench.batches = affordable(bench, clock.left, clock.seconds - began)
+    rest = bench.turns(bench.batches[1:])
+    count = lessons + bench.turn_count
+    turns += shown_turns(
+        clock.within(rest, lessons + len(turns), count), bench.turn_count - len(turns), work.console
+    )
     if bench.settings.profile:
         with work.console.status("breaking cycles down"):
             bench.profile()
     return turns
+
+
+def affordable(bench: DecodeBench, left: float, seconds: float) -> list[Batch]:
+    """The batches there is time for: as many of each domain, and never none.
+
+    Args:
+        left: seconds; `seconds`: what the first batch took all arms.
+    """
+    domains = first_of_each_domain(bench.batches)
+    passes = _PROFILE_PASSES * len(domains) if bench.settings.profile else 1
+    number = int((left - _CHECKS_S) / (_SLOWER * seconds) - passes) // len(domains)
+    kept: list[Batch] = []
+    for domain in domains:
+        kept += [batch for batch in bench.batches if batch.domain == domain][: max(1, number)]
+    return kept
 
 
 def speeds(turns: Sequence[Turn], batch: int) -> tuple[TurnSpeed, ...]:

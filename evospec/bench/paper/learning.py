@@ -17,21 +17,20 @@ from evospec.models.adapter import AdapterWeights
 
 _BASE = AdapterWeights(1, {})  # an arm whose gate let nothing pass drafts as it did
 
+_WARM_UP_S = 60.0  # graphs and kernels of all arms
+
 
 def learn(work: Work) -> Results:
     """Lets drafters learn from the `adapt` prompts of the specialised domains, and keeps what they learned.
 
     Raises:
-        OutOfTimeError: the part is given up.
         EvoSpecError: an arm or prompt file is not usable.
     """
     learning = work.settings.learning
     stream = AlignStream.of(_stream_settings(work), work.models)
     with work.console.status("warming up"):
         stream.warm_up()
-    for _ in stream.stream():
-        share = stream.place / stream.planned
-        work.clock.check(share)
+    for _ in stream.stream():  # ends early where time is short: the results say after how many requests
         work.console.print(f"learned from {stream.place} of {stream.planned} requests", markup=False)
     folder = work.folder / "adapters"
     folder.mkdir(exist_ok=True)
@@ -79,4 +78,7 @@ def _stream_settings(work: Work) -> AlignStreamSettings:
         lessons=Lessons(),
     )
     arms = tuple(one.arm for one in learning.learners)
-    return AlignStreamSettings(decode, ("none", *arms), topics, learning.every, learning.rounds, eval_limit=1)
+    minutes = None if work.clock.minutes is None else max(0.0, work.clock.left - _WARM_UP_S) / 60
+    return AlignStreamSettings(
+        decode, ("none", *arms), topics, learning.every, learning.rounds, eval_limit=1, minutes=minutes
+    )

@@ -9,7 +9,7 @@ from evospec.bench.results import Results
 LEARN, HEADLINE, STREAM, SAMPLED = "learn", "headline", "stream", "sampled"
 TREES, PEERS, MEMORY = "trees", "peers", "memory"
 BATCH, TIMING = "batch-", "timing-"
-_ORDER = (LEARN, HEADLINE, STREAM, BATCH, TREES, SAMPLED, PEERS, TIMING, MEMORY)
+_ORDER = (LEARN, HEADLINE, STREAM, BATCH, TREES, SAMPLED, PEERS, MEMORY, TIMING)
 
 
 def in_order(parts: Mapping[str, Results]) -> dict[str, Results]:

@@ -46,9 +46,9 @@ def all_parts(work: Work) -> list[Part]:
 
     requests = settings.learning.every * settings.learning.rounds * (topics - 1)
     few = settings.few
-    parts = [
+    return [
         Part(LEARN, "learning from a stream", 40 + learners * requests * 0.13, learn),
-        Part(HEADLINE, "all arms, greedy chains, batch 1", decoding(15, settings.limit + 3, 5), headline),
+        Part(HEADLINE, "all arms, greedy chains, batch 1", decoding(14, settings.limit + 3, 6), headline),
         Part(
             STREAM,
             "a stream whose topic switches",
@@ -66,22 +66,15 @@ def all_parts(work: Work) -> list[Part]:
         ),
         Part(TREES, "trees and the controller", decoding(11, few, 5), trees),
         Part(SAMPLED, "temperature 1", decoding(6, few, 3), sampled),
-        Part(
-            PEERS,
-            "transformers' own generation",
-            90 + decoding(4, settings.peers, 2) + topics * settings.peers * 3 * _PEER_S,
-            peers,
-        ),
+        Part(PEERS, "transformers' own generation", 90 + topics * settings.peers * 3 * _PEER_S, peers),
+        *([] if memory_shapes(work) is None else [Part(MEMORY, "memory of adapting", 45, memory)]),
         *(
             Part(
-                f"{TIMING}{name}", f"{name}: timing only, random weights", 60, partial(time_shapes, name=name)
+                f"{TIMING}{name}", f"{name}, random weights: timing only", 60, partial(time_shapes, name=name)
             )
             for name in settings.shapes
         ),
     ]
-    if memory_shapes(work) is not None:
-        parts.append(Part(MEMORY, "memory of adapting", 45, memory))
-    return parts
 
 
 def chosen_parts(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:

@@ -1,4 +1,4 @@
-"""report.md of a paper bench: the bars first, then what they rest on. Made from files alone, without a GPU."""
+"""report.md of a paper bench: the bars first, then what they rest on. It is made from files alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ from evospec.bench.paper.tables import (
 from evospec.bench.paper.view import PartView
 from evospec.bench.report import FILE_NAME
 from evospec.bench.results import FULL, PLAIN, Results
-from evospec.bench.arms import TRANSFORMERS
 
 _FEW = "fr-spec:4096"
 
@@ -170,9 +169,9 @@ def _why(bar: SpeedBar) -> str:
     told = ", ".join(f"{label} {1000 * ms:+.0f}" for label, ms in largest)
     ceiling = cause.without_head
     line = (
-        f"- **{bar.text}**: {measured.value:.3f} of {bar.needed:.2f}. Tokens per cycle are {cause.length:.3f} of its, a "
-        f"cycle takes {cause.own_ms:.3f} ms against {cause.base_ms:.3f} ({cause.cycle:.3f}), {cause.between:.3f} is kept "
-        f"between cycles, prompts make it {cause.prompts:.3f}."
+        f"- **{bar.text}**: {measured.value:.3f} of {bar.needed:.2f}. Tokens per cycle are {cause.length:.3f} "
+        f"of its, a cycle takes {cause.own_ms:.3f} ms against {cause.base_ms:.3f} ({cause.cycle:.3f}), "
+        f"{cause.between:.3f} is kept between cycles, prompts make it {cause.prompts:.3f}."
     )
     if told:
         line += f" Of a cycle, µs longer than its: {told}."

@@ -17,13 +17,16 @@ from evospec.bench.paper.parts import Part, all_parts, chosen_parts
 from evospec.bench.paper.report import write_paper
 from evospec.bench.paper.settings import PaperSettings
 from evospec.bench.paper.shapes import check_shapes
-from evospec.bench.paper.state import SECONDS, PaperFolder, PaperStateError, Progress, seconds_of
+from evospec.bench.paper.state import SECONDS, PaperFolder, Progress, seconds_of
 from evospec.bench.paper.work import Work
 from evospec.bench.prompts import read_prompts
 from evospec.bench.results import Results
+from evospec.errors import EvoSpecError
 from evospec.heap import release_heap
 from evospec.models.drafter_store import resolve_drafter
 from evospec.models.loading import pick_device, resolve_target
+
+_LEAST_SHARE = 0.1  # of a part that was given up: what is less says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +47,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Attributes: left: parts that are still to be measured, of those asked for."""
+    """Attributes:
+    left: parts that are still to be measured, of those asked for.
+    broken: those that failed in the last attempt, among them.
+    """
 
     results: Results | None
     left: tuple[str, ...]
+    broken: tuple[str, ...]
 
 
 def run_paper(
@@ -65,12 +72,12 @@ def run_paper(
     progress = folder.open(PaperFingerprint.of(settings), restart=call.restart, mixed=call.mixed)
     work = Work(settings, out, clock, console)
     parts = chosen_parts(all_parts(work), call.parts)
-    _measure(work, folder, progress, parts)
+    progress = _measure(work, folder, progress, parts)
     done = folder.parts()
     results = write_paper(out) if done else None
     left = tuple(part.name for part in parts if part.name not in done)
     _tell_left(left, console, out)
-    return Outcome(results, left)
+    return Outcome(results, left, tuple(name for name in left if name in progress.failed))
 
 
 def _check(settings: PaperSettings) -> None:
@@ -84,29 +91,41 @@ def _check(settings: PaperSettings) -> None:
         resolve_drafter(settings.drafter, settings.target)
 
 
-def _measure(work: Work, folder: PaperFolder, progress: Progress, parts: Sequence[Part]) -> None:
-    first = True
+def _measure(work: Work, folder: PaperFolder, progress: Progress, parts: Sequence[Part]) -> Progress:
+    """Runs what is not done yet and fits into the time; the first part is begun in any case."""
+    begun = False
     for part in parts:
         done = folder.parts()
-        if part.name in done:
-            continue
         needed = _expected(part, parts, done, progress)
-        if not first and needed > work.clock.left:
-            return
-        first = False
+        if part.name in done or (begun and needed > work.clock.left):
+            continue
+        begun = True
         work.console.print(f"[bold]{part.name}[/]: {part.title}, about {needed / 60:.1f} minutes")
-        began = work.clock.seconds
-        try:
-            results = part.run(work)
-        except OutOfTimeError as stopped:
-            spent = work.clock.seconds - began
-            expected = progress.expected | {part.name: spent / max(stopped.share, 0.1)}
-            progress = progress.model_copy(update={"expected": expected})
-            folder.save(progress)
-            work.console.print(f"no time to finish {part.name}: nothing of it is kept")
-            return
-        folder.keep(part.name, _described(results, part, work.clock.seconds - began, work.settings))
+        progress = _attempt(part, work, folder, progress)
         _release()
+    return progress
+
+
+def _attempt(part: Part, work: Work, folder: PaperFolder, progress: Progress) -> Progress:
+    """Keeps a part's results, or notes why there are none: other parts are measured all the same."""
+    began = work.clock.seconds
+    failed = {name: problem for name, problem in progress.failed.items() if name != part.name}
+    expected = progress.expected
+    try:
+        results = part.run(work)
+        folder.keep(part.name, _described(results, part, work.clock.seconds - began, work.settings))
+    except OutOfTimeError as stopped:
+        spent = work.clock.seconds - began
+        expected = expected | {part.name: spent / max(stopped.share, _LEAST_SHARE)}
+        work.console.print(f"no time to finish {part.name}: nothing of it is kept")
+    except Exception as error:  # noqa: BLE001  whatever broke a part, the others are worth measuring
+        if not isinstance(error, EvoSpecError):  # a bug, or a device that gave up: all there is to know
+            work.console.print_exception()
+        failed[part.name] = " ".join(str(error).split())[:300] or type(error).__name__
+        work.console.print(f"{part.name} failed: {failed[part.name]}", markup=False)
+    progress = progress.model_copy(update={"expected": expected, "failed": failed})
+    folder.save(progress)
+    return progress
 
 
 def _expected(part: Part, parts: Sequence[Part], done: dict[str, Results], progress: Progress) -> float:
@@ -121,7 +140,10 @@ def _described(results: Results, part: Part, seconds: float, paper: PaperSetting
     runs = tuple(run.model_copy(update={"part": part.name}) for run in results.runs)
     turns = tuple(turn.model_copy(update={"part": part.name}) for turn in results.turns)
     settings = {
-        **{"part": part.name, "title": part.title, SECONDS: seconds, "code": code_hash()},
+        "part": part.name,
+        "title": part.title,
+        SECONDS: seconds,
+        "code": code_hash(),
         **results.settings,
         "paper": paper.described(),
     }

@@ -135,6 +135,6 @@ def _drafter_shape(target: Target) -> Shape:
 
 def _tokenizer() -> PreTrainedTokenizerFast:
     """One word for everything: prompts here are token ids."""
-    words = Tokenizer(models.WordLevel(vocab={"word": 0}, unk_token="word"))
+    words = Tokenizer(models.WordLevel({"word": 0}, unk_token="word"))  # noqa: S106
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=words)

@@ -25,10 +25,14 @@ class PaperStateError(EvoSpecError):
 
 
 class Progress(Record):
-    """Attributes: expected: seconds of parts that were given up for lack of time, as it then seemed."""
+    """Attributes:
+    expected: seconds of parts that were given up for lack of time, as it then seemed.
+    failed: parts that broke, and how; the next call tries them again.
+    """
 
     fingerprint: PaperFingerprint
     expected: dict[str, float] = Field(default_factory=dict)
+    failed: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,8 @@ class PaperFolder:
         changed = found.fingerprint.changed(now)
         if changed:
             raise PaperStateError(
-                f"{self.path} was begun with other {' and '.join(changed)}: choose another --out, begin again "
-                "with --restart, or keep what was measured with --mixed"
+                f"{self.path} was begun with other {' and '.join(changed)}: choose another --out, begin "
+                "again with --restart, or keep what was measured with --mixed"
             )
         return found
 

@@ -13,6 +13,6 @@ def switching(work: Work) -> Results:
     settings = work.settings
     decode = settings_with(work, settings.decode(work.lineup.contest, limit=None))
     stream = StreamBench.of(StreamSettings(decode, settings.every, settings.rounds), work.models)
-    turns = timed(work, stream.bench)
+    turns = timed(work, stream.bench, may_shorten=False)
     results, _ = stream.results(turns)
     return results.model_copy(update={"turns": speeds(turns, decode.batch)})

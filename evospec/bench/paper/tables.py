@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from evospec.bench.markdown import number, table
 from evospec.bench.paper.bars import SpeedBar, learner_arms
@@ -59,9 +60,9 @@ def domains_table(view: PartView, reference: str, titles: Mapping[str, str]) -> 
 def gains_table(gains: Sequence[Gain], titles: Mapping[str, str]) -> str:
     header = (
         "arm",
-        "ρ",
-        "κ",
-        "ν",
+        "rho",
+        "kappa",
+        "nu",
         "predicted",
         "measured",
         "apart",
@@ -80,8 +81,8 @@ def gain_reasons(gains: Sequence[Gain], titles: Mapping[str, str]) -> str:
         longer = sorted(gain.others.items(), key=lambda entry: -abs(entry[1]))
         told = ", ".join(f"{label} {1000 * ms:+.0f}" for label, ms in longer[:3])
         lines.append(
-            f"- {titles.get(gain.arm, gain.arm)}: the model is {gain.gap:+.1%} off. Other parts of a cycle, µs "
-            f"longer than the full vocabulary's: {told}. Between cycles {gain.between_cycles:.3f} is kept."
+            f"- {titles.get(gain.arm, gain.arm)}: the model is {gain.gap:+.1%} off. Other parts of a cycle, "
+            f"µs longer than the full vocabulary's: {told}. Between cycles {gain.between_cycles:.3f} is kept."
         )
     return "\n".join(lines) + "\n" if lines else "Model and measurement agree within 5 % for every arm.\n"
 
@@ -95,7 +96,7 @@ def cycles_table(view: PartView, titles: Mapping[str, str]) -> str:
             continue
         cells = [titles.get(arm, arm)]
         for label in PARTS.values():
-            mean = view.mean(arm, view.headline, lambda run, part=label: _part(run, part))  # type: ignore[misc]
+            mean = view.mean(arm, view.headline, partial(_part, label=label))
             cells.append(number(mean, ".3f"))
         cells.append(number(view.mean(arm, view.headline, _broken_down), ".3f"))
         cells.append(number(view.mean(arm, view.headline, _cycle), ".3f"))
@@ -185,7 +186,7 @@ def timing_table(views: Mapping[str, PartView], reference: str, few: str, length
         wide_ms = view.mean(reference, domains, _broken_down)
         for arm in view.arms:
             cycle = view.mean(arm, domains, _broken_down)
-            head = view.mean(arm, domains, lambda run: _part(run, "draft head"))
+            head = view.mean(arm, domains, partial(_part, label="draft head"))
             gain = None if not wide_ms or not cycle or arm == PLAIN else wide_ms / cycle
             rows.append(
                 (
@@ -193,7 +194,7 @@ def timing_table(views: Mapping[str, PartView], reference: str, few: str, length
                     arm,
                     f"{view.mean(arm, domains, lambda run: run.active_rows) or 0:,.0f}",
                     number(view.mean(arm, domains, lambda run: run.head_us), ".1f"),
-                    number(view.mean(arm, domains, lambda run: _part(run, "draft layer")), ".3f"),
+                    number(view.mean(arm, domains, partial(_part, label="draft layer")), ".3f"),
                     number(_sum(view, arm, ("target layers", "target head")), ".3f"),
                     number(cycle, ".3f"),
                     number(None if not head or not cycle else head / cycle, ".1%"),
@@ -227,7 +228,7 @@ def _arm(
     decode = view.ratio(arm, reference, domains, decoding=True)
     plain = view.ratio(arm, PLAIN, domains)
     drafts = any(run.drafting is not None for run in runs)
-    head = view.mean(arm, domains, lambda run: _part(run, "draft head")) if drafts else None
+    head = view.mean(arm, domains, partial(_part, label="draft head")) if drafts else None
     cycle = view.mean(arm, domains, _broken_down)
     return (
         titles.get(arm, arm),
@@ -278,7 +279,7 @@ def _spread(ratio: Ratio) -> str:
 
 
 def _sum(view: PartView, arm: str, labels: Sequence[str]) -> float | None:
-    found = [view.mean(arm, view.domains, lambda run, part=label: _part(run, part)) for label in labels]  # type: ignore[misc]
+    found = [view.mean(arm, view.domains, partial(_part, label=label)) for label in labels]
     known = [one for one in found if one is not None]
     return sum(known) if len(known) == len(labels) else None
 
