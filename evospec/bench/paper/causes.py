@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from evospec.bench.paper.gains import PARTS, part_ms
+from evospec.bench.paper.gains import PARTS, part_of
 from evospec.bench.paper.view import PartView
 from evospec.bench.results import Run
 
@@ -70,7 +70,7 @@ def cause_of(view: PartView, own: str, base: str, domains: Sequence[str]) -> Cau
         return None
     longer: dict[str, float] = {}
     for label in PARTS.values():
-        value = partial(_part, label=label)
+        value = partial(part_of, label=label)
         this, other = view.mean(own, domains, value), view.mean(base, domains, value)
         if this is not None and other is not None:
             longer[label] = this - other
@@ -80,7 +80,7 @@ def cause_of(view: PartView, own: str, base: str, domains: Sequence[str]) -> Cau
         own_ms=own_ms,
         base_ms=base_ms,
         decode=decode.value,
-        head_ms=view.mean(own, domains, lambda run: _part(run, "draft head")),
+        head_ms=view.mean(own, domains, lambda run: part_of(run, "draft head")),
         longer=longer,
     )
 
@@ -91,7 +91,3 @@ def _length(run: Run) -> float | None:
 
 def _cycle(run: Run) -> float | None:
     return run.cycle_ms
-
-
-def _part(run: Run, label: str) -> float | None:
-    return None if run.breakdown is None else part_ms(run.breakdown, label)

@@ -14,17 +14,8 @@ _SOURCES = Path(__file__).resolve().parents[2]
 _DIGITS = 16
 # What only reads results changes none of them.
 _READERS = (
-    "report",
-    "plot",
-    "tables",
-    "markdown",
-    "style",
-    "cli",
-    "bars",
-    "causes",
-    "gains",
-    "diff",
-    "notes",
+    *("report", "plot", "table", "markdown", "style", "cli", "notes"),
+    *("bars", "causes", "gains", "diff", "view", "measured"),
 )
 
 

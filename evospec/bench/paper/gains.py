@@ -103,6 +103,16 @@ def gain_of(view: PartView, arm: str, domains: Sequence[str], full: str = FULL) 
     )
 
 
+def part_of(run: Run, label: str) -> float | None:
+    """Milliseconds of a part of a run's cycle; None: it was not broken down."""
+    return None if run.breakdown is None else part_ms(run.breakdown, label)
+
+
+def broken_down_ms(run: Run) -> float | None:
+    """A cycle in the pass that broke it down."""
+    return None if run.breakdown is None else run.breakdown.cycle_ms
+
+
 def part_ms(breakdown: Breakdown, label: str) -> float:
     field = next(field for field, known in PARTS.items() if known == label)
     return float(breakdown.model_dump()[field])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from evospec.bench.adapters import write_adapter
 from evospec.bench.align_command import cost_line
 from evospec.bench.align_stream import AlignStream, AlignStreamSettings
@@ -16,7 +18,6 @@ from evospec.bench.update_memory import SHAPES, MemorySettings, measure_updates
 from evospec.models.adapter import AdapterWeights
 
 _BASE = AdapterWeights(1, {})  # an arm whose gate let nothing pass drafts as it did
-
 _WARM_UP_S = 60.0  # graphs and kernels of all arms
 
 
@@ -33,7 +34,8 @@ def learn(work: Work) -> Results:
     for _ in stream.stream():  # ends early where time is short: the results say after how many requests
         work.console.print(f"learned from {stream.place} of {stream.planned} requests", markup=False)
     folder = work.folder / "adapters"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that did not come to its end
+    folder.mkdir()
     by_text = {arm.arm.text: arm for arm in stream.arms}
     for one in learning.learners:
         arm = by_text.get(one.arm)  # gone if it ran out of memory: the results say so

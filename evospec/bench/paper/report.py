@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from evospec.bench.markdown import machine_lines, table
+from evospec.bench.paper.adapting_tables import learned_table, recovery_table, updates_table
 from evospec.bench.paper.bars import (
     MEMORY_SHARE,
     REPEATED,
@@ -15,13 +15,10 @@ from evospec.bench.paper.bars import (
     memory_share,
     speed_bars,
 )
-from evospec.bench.paper.diff import Difference, compare
-from evospec.bench.paper.gains import Gain, gain_of
-from evospec.bench.paper.lineup import Lineup
+from evospec.bench.paper.measured import Paper
 from evospec.bench.paper.names import BATCH, HEADLINE, LEARN, MEMORY, PEERS, SAMPLED, STREAM, TIMING, TREES
 from evospec.bench.paper.notes import NOTES, TIMING_NOTE
 from evospec.bench.paper.plots import write_paper_plots
-from evospec.bench.paper.settings import ALIGNED, LORA, ONLINE
 from evospec.bench.paper.state import PaperFolder, PaperStateError, seconds_of
 from evospec.bench.paper.tables import (
     arms_table,
@@ -30,71 +27,13 @@ from evospec.bench.paper.tables import (
     domains_table,
     gain_reasons,
     gains_table,
-    learned_table,
-    recovery_table,
-    timing_table,
-    updates_table,
 )
+from evospec.bench.paper.timing_table import timing_table
 from evospec.bench.paper.view import PartView
 from evospec.bench.report import FILE_NAME
-from evospec.bench.results import FULL, PLAIN, Results
+from evospec.bench.results import Results
 
 _FEW = "fr-spec:4096"
-
-
-@dataclass(frozen=True, slots=True)
-class Paper:
-    """Everything that was measured.
-
-    Attributes:
-        parts: in the order of the report.
-        repeat: of the same command, another time; None: there is none.
-    """
-
-    parts: Mapping[str, Results]
-    lineup: Lineup
-    repeat: Mapping[str, Results] | None = None
-
-    @classmethod
-    def of(cls, parts: Mapping[str, Results], repeat: Mapping[str, Results] | None = None) -> Paper:
-        return cls(parts, lineup_of(parts), repeat)
-
-    @property
-    def titles(self) -> dict[str, str]:
-        return self.lineup.titles()
-
-    def view(self, name: str) -> PartView | None:
-        return PartView(self.parts[name]) if name in self.parts else None
-
-    def beginning(self, name: str) -> dict[str, PartView]:
-        """Views of parts whose names begin so, by the rest of them."""
-        return {
-            known.removeprefix(name): PartView(part)
-            for known, part in self.parts.items()
-            if known.startswith(name)
-        }
-
-    @property
-    def gains(self) -> list[Gain]:
-        view = self.view(HEADLINE)
-        if view is None:
-            return []
-        arms = [arm for arm in view.arms if arm not in (PLAIN, FULL) and not view.failed(arm)]
-        return [gain for arm in arms if (gain := gain_of(view, arm, view.headline)) is not None]
-
-    @property
-    def differences(self) -> list[Difference]:
-        return [] if self.repeat is None else compare(self.parts, self.repeat)
-
-
-def lineup_of(parts: Mapping[str, Results]) -> Lineup:
-    """Who took part, as the results tell."""
-    settings = next(iter(parts.values())).settings.get("paper")
-    listed = settings.get("statics") if isinstance(settings, dict) else None
-    rows = [int(str(one)) for one in listed] if isinstance(listed, list) else [32_768]
-    arms = {run.name.partition("@")[0] for part in parts.values() for run in part.runs}
-    learned = tuple(name for name in (ALIGNED, LORA, ONLINE) if any(arm.endswith(f"+{name}") for arm in arms))
-    return Lineup(tuple(f"fr-spec:{one}" for one in rows), f"vocabtrim:{rows[0]}", learned)
 
 
 def write_paper(folder: Path, repeat: Path | None = None) -> Results:
@@ -169,15 +108,17 @@ def _why(bar: SpeedBar) -> str:
     told = ", ".join(f"{label} {1000 * ms:+.0f}" for label, ms in largest)
     ceiling = cause.without_head
     line = (
-        f"- **{bar.text}**: {measured.value:.3f} of {bar.needed:.2f}. Tokens per cycle are {cause.length:.3f} "
-        f"of its, a cycle takes {cause.own_ms:.3f} ms against {cause.base_ms:.3f} ({cause.cycle:.3f}), "
-        f"{cause.between:.3f} is kept between cycles, prompts make it {cause.prompts:.3f}."
+        f"- **{bar.text}**: {measured.value:.3f} of {bar.needed:.2f}. Tokens per cycle make "
+        f"{cause.length:.3f} of it, a cycle of {cause.own_ms:.3f} ms against {cause.base_ms:.3f} makes "
+        f"{cause.cycle:.3f}, {cause.between:.3f} is kept between cycles, prompts make {cause.prompts:.3f}."
     )
     if told:
-        line += f" Of a cycle, µs longer than its: {told}."
+        line += f" Parts of a cycle, µs longer than the other's: {told}."
     if ceiling is not None:
         line += f" With a draft head that took no time it would be {ceiling:.3f}."
-    return f"{line} At these cycles the bar takes {cause.length_for(bar.needed):.3f} of its tokens per cycle."
+    return (
+        f"{line} At these cycles the bar takes {cause.length_for(bar.needed):.3f} times its tokens per cycle."
+    )
 
 
 def _headline(paper: Paper) -> list[str]:

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from evospec.bench.markdown import number, table
-from evospec.bench.paper.bars import SpeedBar, learner_arms
-from evospec.bench.paper.gains import PARTS, Gain, part_ms
+from evospec.bench.paper.bars import SpeedBar
+from evospec.bench.paper.gains import PARTS, Gain, broken_down_ms, part_of
 from evospec.bench.paper.view import PartView, Ratio
 from evospec.bench.report import output_cell
-from evospec.bench.results import FULL, PLAIN, Results, Run
-
-_REACHED = 0.97  # coverage at which a request shows that an arm has recovered
+from evospec.bench.results import PLAIN, Run
 
 
 def bars_table(bars: Sequence[SpeedBar], others: Sequence[tuple[str, str, str, bool | None]]) -> str:
@@ -96,125 +94,12 @@ def cycles_table(view: PartView, titles: Mapping[str, str]) -> str:
             continue
         cells = [titles.get(arm, arm)]
         for label in PARTS.values():
-            mean = view.mean(arm, view.headline, partial(_part, label=label))
+            mean = view.mean(arm, view.headline, partial(part_of, label=label))
             cells.append(number(mean, ".3f"))
-        cells.append(number(view.mean(arm, view.headline, _broken_down), ".3f"))
+        cells.append(number(view.mean(arm, view.headline, broken_down_ms), ".3f"))
         cells.append(number(view.mean(arm, view.headline, _cycle), ".3f"))
         rows.append(cells)
     return table(("ms of", *PARTS.values(), "together", "timed cycle"), rows)
-
-
-def recovery_table(part: Results, titles: Mapping[str, str]) -> str:
-    """Of a stream whose topic switches."""
-    rows = []
-    for arm in () if part.stream is None else part.stream.arms:
-        reached = [nth.number for nth in arm.requests if (nth.coverage or 0.0) >= _REACHED]
-        after = arm.recovered_after
-        rows.append(
-            (
-                titles.get(arm.arm, arm.arm),
-                str(arm.switches),
-                str(reached[0]) if reached else "never",
-                "never" if after is None else f"{after}",
-                *(f"{number(nth.coverage, '.3f')}, {nth.acceptance_length:.2f}" for nth in arm.requests[:4]),
-            )
-        )
-    most = max((len(row) - 4 for row in rows), default=0)
-    header = ("arm", "switches", "requests to recover", "tokens to recover")
-    return table((*header, *(f"request {place + 1}" for place in range(most))), rows)
-
-
-def learned_table(part: Results) -> str:
-    """What a stream that drafters learned from brought while it ran."""
-    names = {text: name for name, text in learner_arms(part).items()}
-    visits = () if part.alignment is None else part.alignment.visits
-    rows = []
-    for text in dict.fromkeys(visit.arm for visit in visits if visit.arm in names):
-        own = [visit for visit in visits if visit.arm == text]
-        for visit in own:
-            back = "never" if visit.recovered_after is None else str(visit.recovered_after)
-            label = f"{visit.topic} (return)" if visit.returns else visit.topic
-            rows.append(
-                (names[text], label, str(visit.requests), f"{visit.gain:.3f}", f"{visit.late_gain:.3f}", back)
-            )
-    header = ("learned", "topic", "requests", "τ by no adapting", "last quarter", "requests to recover")
-    return table(header, rows, numeric_from=2)
-
-
-def updates_table(part: Results) -> str:
-    """What updates take, by standard online adaptation's."""
-    names = {text: name for name, text in learner_arms(part).items()}
-    standard = next((one for one in part.updates if names.get(one.arm) == "online"), None)
-    rows = []
-    for one in part.updates:
-        share = None if standard is None else one.peak_mb / standard.peak_mb
-        rows.append(
-            (
-                names.get(one.arm, one.arm),
-                f"`{one.arm}`",
-                f"{one.peak_mb:,.0f}",
-                number(share, ".1%"),
-                f"{one.held_mb:,.0f}",
-                f"{one.step_ms:.1f}",
-                f"{one.update_ms:.0f}",
-                f"{one.trained_parameters / 1e6:.1f}",
-            )
-        )
-    header = (
-        "learned",
-        "arm",
-        "peak MB",
-        "of online",
-        "held MB",
-        "ms a step",
-        "ms an update",
-        "million parameters",
-    )
-    return table(header, rows, numeric_from=2)
-
-
-def timing_table(views: Mapping[str, PartView], reference: str, few: str, length: float | None) -> str:
-    """Heads and cycles of larger targets with random weights.
-
-    Args:
-        length: τ of EvoSpec by the reference's, as the headline part measured it.
-    """
-    rows = []
-    for name, view in views.items():
-        domains = view.domains
-        full_ms = view.mean(FULL, domains, _broken_down)
-        wide_ms = view.mean(reference, domains, _broken_down)
-        for arm in view.arms:
-            cycle = view.mean(arm, domains, _broken_down)
-            head = view.mean(arm, domains, partial(_part, label="draft head"))
-            gain = None if not wide_ms or not cycle or arm == PLAIN else wide_ms / cycle
-            rows.append(
-                (
-                    name,
-                    arm,
-                    f"{view.mean(arm, domains, lambda run: run.active_rows) or 0:,.0f}",
-                    number(view.mean(arm, domains, lambda run: run.head_us), ".1f"),
-                    number(view.mean(arm, domains, partial(_part, label="draft layer")), ".3f"),
-                    number(_sum(view, arm, ("target layers", "target head")), ".3f"),
-                    number(cycle, ".3f"),
-                    number(None if not head or not cycle else head / cycle, ".1%"),
-                    number(None if not full_ms or not cycle or arm == PLAIN else full_ms / cycle, ".3f"),
-                    number(gain, ".3f"),
-                    number(gain * length if gain and length and arm in (few, "evospec") else None, ".3f"),
-                )
-            )
-    header = (
-        "shapes",
-        "arm",
-        "rows",
-        "head µs",
-        "draft layer ms",
-        "verify ms",
-        "cycle ms",
-        "head of a cycle",
-    )
-    header += ("cycle, full by it", f"{reference} by it", "the same times measured τ ratio")
-    return table(header, rows, numeric_from=2)
 
 
 def _arm(
@@ -228,8 +113,8 @@ def _arm(
     decode = view.ratio(arm, reference, domains, decoding=True)
     plain = view.ratio(arm, PLAIN, domains)
     drafts = any(run.drafting is not None for run in runs)
-    head = view.mean(arm, domains, partial(_part, label="draft head")) if drafts else None
-    cycle = view.mean(arm, domains, _broken_down)
+    head = view.mean(arm, domains, partial(part_of, label="draft head")) if drafts else None
+    cycle = view.mean(arm, domains, broken_down_ms)
     return (
         titles.get(arm, arm),
         f"`{arm}`",
@@ -278,23 +163,9 @@ def _spread(ratio: Ratio) -> str:
     return f" ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
-def _sum(view: PartView, arm: str, labels: Sequence[str]) -> float | None:
-    found = [view.mean(arm, view.domains, partial(_part, label=label)) for label in labels]
-    known = [one for one in found if one is not None]
-    return sum(known) if len(known) == len(labels) else None
-
-
-def _part(run: Run, label: str) -> float | None:
-    return None if run.breakdown is None else part_ms(run.breakdown, label)
-
-
 def _length(run: Run) -> float | None:
     return run.tokens_per_cycle
 
 
 def _cycle(run: Run) -> float | None:
     return run.cycle_ms
-
-
-def _broken_down(run: Run) -> float | None:
-    return None if run.breakdown is None else run.breakdown.cycle_ms
