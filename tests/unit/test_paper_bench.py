@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -87,10 +87,10 @@ def settings(folders: TinyFolders, prompts: Path) -> PaperSettings:
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeParts]:
+def parts(monkeypatch: pytest.MonkeyPatch) -> FakeParts:
     fake = FakeParts()
     monkeypatch.setattr(paper_run, "all_parts", fake.all)
-    yield fake
+    return fake
 
 
 def call(
@@ -175,9 +175,7 @@ def test_a_part_that_breaks_is_told_and_others_go_on(
     assert call(settings, tmp_path, parts).broken == ()
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"), [({"limit": 3}, "settings"), ({"seed": 1}, "settings")]
-)
+@pytest.mark.parametrize(("changes", "named"), [({"limit": 3}, "settings"), ({"seed": 1}, "settings")])
 def test_a_folder_of_another_run_is_refused(
     settings: PaperSettings, parts: FakeParts, tmp_path: Path, changes: dict[str, int], named: str
 ) -> None:
@@ -249,7 +247,11 @@ def test_parts_are_chosen_by_how_they_begin(settings: PaperSettings, tmp_path: P
     names = [part.name for part in listed]
     assert names[:3] == ["learn", "headline", "stream"]
     assert "memory" not in names  # a folder has no shapes that `bench memory` knows
-    assert [part.name for part in chosen_parts(listed, ["batch", "trees"])] == ["batch-8", "batch-32", "trees"]
+    assert [part.name for part in chosen_parts(listed, ["batch", "trees"])] == [
+        "batch-8",
+        "batch-32",
+        "trees",
+    ]
     with pytest.raises(EvoSpecError, match="unknown part 'stram': choose some of learn, headline"):
         chosen_parts(listed, ["stram"])
 

@@ -92,9 +92,7 @@ def part(slower: dict[str, float] | None = None, failed: str | None = None) -> R
                     )
                 )
     settings = {"dtype": "float32", "device": "cpu", "paper": SETTINGS.described()}
-    return Results(
-        machine=MACHINE, git="unknown", settings=settings, runs=tuple(runs), turns=tuple(turns)
-    )
+    return Results(machine=MACHINE, git="unknown", settings=settings, runs=tuple(runs), turns=tuple(turns))
 
 
 @pytest.fixture(scope="module")

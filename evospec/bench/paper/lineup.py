@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evospec.bench.arms import TRANSFORMERS
@@ -57,8 +58,12 @@ class Lineup:
         """The arms that are compared under other conditions: batches, sampling, streams."""
         return tuple(dict.fromkeys((FULL, self.reference, NANOSPEC, EVOSPEC, self.both)))
 
-    def titles(self) -> dict[str, str]:
-        """What each arm is called in tables."""
+    def titles(self, arms: Iterable[str] = ()) -> dict[str, str]:
+        """What arms are called in tables.
+
+        Args:
+            arms: those whose drafting is named, as `evospec@tree`, among others.
+        """
         named = {
             PLAIN: "plain decoding",
             FULL: "EAGLE-3, full vocabulary",
@@ -71,7 +76,10 @@ class Lineup:
             f"{EVOSPEC}+{LORA}": "EvoSpec with one LoRA for all traffic",
             f"{FULL}+{ONLINE}": "full-parameter online, full vocabulary",
         }
-        return named | {f"{EVOSPEC}+{ALIGNED}": "EvoSpec"}
+        named[f"{EVOSPEC}+{ALIGNED}"] = "EvoSpec"
+        pairs = [(arm, arm.partition("@")) for arm in arms if "@" in arm]
+        drafted = {arm: f"{named[policy]}, {way}" for arm, (policy, _, way) in pairs if policy in named}
+        return named | drafted
 
     def _with(self, policy: str, adapter: str) -> str | None:
         return f"{policy}+{adapter}" if adapter in self.learned else None

@@ -33,7 +33,7 @@ class Paper:
 
     @property
     def titles(self) -> dict[str, str]:
-        return self.lineup.titles()
+        return self.lineup.titles(run.name for part in self.parts.values() for run in part.runs)
 
     def view(self, name: str) -> PartView | None:
         return PartView(self.parts[name]) if name in self.parts else None

@@ -35,7 +35,8 @@ def write_paper_plots(
     parts: Mapping[str, Results], lineup: Lineup, gains: Sequence[Gain], folder: Path
 ) -> list[Path]:
     """Writes the plots that there is data for; returns their files."""
-    title, titles = _title(parts), lineup.titles()
+    title = _title(parts)
+    titles = lineup.titles(run.name for part in parts.values() for run in part.runs)
     written: list[Path] = []
     for name in (HEADLINE, SAMPLED, TREES, PEERS):
         if name in parts:
