@@ -231,7 +231,7 @@ class _Bench:
     settings: PaperSettings
 
 
-@pytest.mark.parametrize(("left", "each"), [(1000.0, 4), (100.0, 3), (70.0, 2), (0.0, 1)])
+@pytest.mark.parametrize(("left", "each"), [(float("inf"), 4), (1000.0, 4), (100.0, 3), (70.0, 2), (0.0, 1)])
 def test_short_time_takes_as_many_prompts_of_each_domain(left: float, each: int) -> None:
     batches = [batch_of(number, domain) for number, domain in enumerate(["law"] * 4 + ["code"] * 4)]
     bench = _Bench(list(batches), PaperSettings("tiny", ()))

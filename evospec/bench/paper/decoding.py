@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isinf
 
 from evospec.bench.batches import first_of_each_domain
 from evospec.bench.command import shown_turns
@@ -113,8 +114,10 @@ def affordable(bench: DecodeBench, left: float, seconds: float) -> list[Batch]:
     """The batches there is time for: as many of each domain, and never none.
 
     Args:
-        left: seconds; `seconds`: what the first batch took all arms.
+        left: seconds, infinite without a limit; `seconds`: what the first batch took all arms.
     """
+    if isinf(left):
+        return bench.batches
     domains = first_of_each_domain(bench.batches)
     passes = _PROFILE_PASSES * len(domains) if bench.settings.profile else 1
     number = int((left - _CHECKS_S) / (_SLOWER * seconds) - passes) // len(domains)
