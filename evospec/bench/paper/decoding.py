@@ -11,12 +11,12 @@ from evospec.bench.command import shown_turns
 from evospec.bench.decode import DecodeBench
 from evospec.bench.measure import Batch, Turn
 from evospec.bench.paper.lineup import EVOSPEC, PEERS
+from evospec.bench.paper.state import LEFT_OUT
 from evospec.bench.paper.work import Work
 from evospec.bench.results import FULL, Results
 from evospec.bench.settings import DecodeSettings
 from evospec.bench.turn_speed import TurnSpeed
 
-LEFT_OUT = "left_out"  # in a part's settings: batches that there was no time for
 _PROFILE_PASSES = 3  # of a batch of each domain: unwatched, watched, and what captures graphs
 _CHECKS_S = 10.0  # holding outputs against the target, and writing files
 _SLOWER = 1.2  # than the first batch, others may be

@@ -19,7 +19,7 @@ from evospec.bench.paper.measured import Paper
 from evospec.bench.paper.names import BATCH, HEADLINE, LEARN, MEMORY, PEERS, SAMPLED, STREAM, TIMING, TREES
 from evospec.bench.paper.notes import NOTES, TIMING_NOTE
 from evospec.bench.paper.plots import write_paper_plots
-from evospec.bench.paper.state import PaperFolder, PaperStateError, seconds_of
+from evospec.bench.paper.state import LEFT_OUT, PaperFolder, PaperStateError, seconds_of
 from evospec.bench.paper.tables import (
     arms_table,
     bars_table,
@@ -212,13 +212,17 @@ def _origin(paper: Paper) -> list[str]:
             name,
             str(part.settings.get("title", "")),
             f"{seconds_of(part) / 60:.1f}",
+            _shortened(part),
             part.git,
             str(part.settings.get("code", "")),
         )
         for name, part in paper.parts.items()
     ]
     first = next(iter(paper.parts.values()))
-    text = ["## Parts\n", table(("part", "what", "minutes", "source", "code"), rows, numeric_from=5)]
+    text = [
+        "## Parts\n",
+        table(("part", "what", "minutes", "cut short by", "source", "code"), rows, numeric_from=6),
+    ]
     if len({row[-1] for row in rows}) > 1:
         text.append("**The parts were measured with different code.**\n")
     if len({(part.machine.gpu, part.machine.cpu, part.machine.torch) for part in paper.parts.values()}) > 1:
@@ -231,6 +235,14 @@ def _origin(paper: Paper) -> list[str]:
     ]
     text += ["## Machine\n", machine_lines(first.machine, first.git)]
     return [*text, "## Settings\n", table(("setting", "value"), settings, numeric_from=2)]
+
+
+def _shortened(part: Results) -> str:
+    """What a part had no time for."""
+    if part.alignment is not None and part.alignment.requests < part.alignment.planned:
+        return f"{part.alignment.planned - part.alignment.requests} of {part.alignment.planned} requests"
+    left_out = part.settings.get(LEFT_OUT)
+    return f"{left_out} batches" if left_out else "-"
 
 
 def _joined(parts: Mapping[str, Results]) -> Results:

@@ -17,7 +17,8 @@ from evospec.errors import EvoSpecError
 
 _STATE = "paper.json"
 _PARTS = "parts"
-SECONDS = "seconds"  # in a part's settings: how long it took
+# In a part's settings: how long it took, and how many batches it had no time for.
+SECONDS, LEFT_OUT = "seconds", "left_out"
 
 
 class PaperStateError(EvoSpecError):
