@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evospec.bench.markdown import machine_lines, table
+from evospec.bench.markdown import table
 from evospec.bench.paper.adapting_tables import learned_table, recovery_table, updates_table
 from evospec.bench.paper.bars import (
     MEMORY_SHARE,
@@ -18,8 +18,9 @@ from evospec.bench.paper.bars import (
 from evospec.bench.paper.measured import Paper
 from evospec.bench.paper.names import BATCH, HEADLINE, LEARN, MEMORY, PEERS, SAMPLED, STREAM, TIMING, TREES
 from evospec.bench.paper.notes import NOTES, TIMING_NOTE
+from evospec.bench.paper.origin_table import origin_sections
 from evospec.bench.paper.plots import write_paper_plots
-from evospec.bench.paper.state import LEFT_OUT, PaperFolder, PaperStateError, seconds_of
+from evospec.bench.paper.state import PaperFolder, PaperStateError
 from evospec.bench.paper.tables import (
     arms_table,
     bars_table,
@@ -58,7 +59,7 @@ def render_paper(paper: Paper, plots: Sequence[str]) -> str:
     sections = [f"# Paper bench: {target}, {first.settings['dtype']}, {device}\n", *_claim(paper)]
     sections += [f"![{Path(plot).stem.replace('_', ' ').replace('-', ' ')}]({plot})\n" for plot in plots]
     sections += [*_headline(paper), *_adapting(paper), *_conditions(paper), *_timing(paper), *_repeat(paper)]
-    sections += ["## How to read this\n", NOTES, *_origin(paper)]
+    sections += ["## How to read this\n", NOTES, *origin_sections(paper)]
     return "\n".join(sections)
 
 
@@ -204,45 +205,6 @@ def _repeat(paper: Paper) -> list[str]:
         "## The same command twice\n",
         table(("part", "arm", "first", "second", "apart"), rows, numeric_from=2),
     ]
-
-
-def _origin(paper: Paper) -> list[str]:
-    rows = [
-        (
-            name,
-            str(part.settings.get("title", "")),
-            f"{seconds_of(part) / 60:.1f}",
-            _shortened(part),
-            part.git,
-            str(part.settings.get("code", "")),
-        )
-        for name, part in paper.parts.items()
-    ]
-    first = next(iter(paper.parts.values()))
-    text = [
-        "## Parts\n",
-        table(("part", "what", "minutes", "cut short by", "source", "code"), rows, numeric_from=6),
-    ]
-    if len({row[-1] for row in rows}) > 1:
-        text.append("**The parts were measured with different code.**\n")
-    if len({(part.machine.gpu, part.machine.cpu, part.machine.torch) for part in paper.parts.values()}) > 1:
-        text.append("**The parts were measured on different machines.**\n")
-    paper_settings = first.settings.get("paper")
-    listed = paper_settings if isinstance(paper_settings, dict) else {}
-    settings = [
-        (f"`{name}`", ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in listed.items()
-    ]
-    text += ["## Machine\n", machine_lines(first.machine, first.git)]
-    return [*text, "## Settings\n", table(("setting", "value"), settings, numeric_from=2)]
-
-
-def _shortened(part: Results) -> str:
-    """What a part had no time for."""
-    if part.alignment is not None and part.alignment.requests < part.alignment.planned:
-        return f"{part.alignment.planned - part.alignment.requests} of {part.alignment.planned} requests"
-    left_out = part.settings.get(LEFT_OUT)
-    return f"{left_out} batches" if left_out else "-"
 
 
 def _joined(parts: Mapping[str, Results]) -> Results:
