@@ -82,8 +82,16 @@ class Graphs(Generic[T]):
         for tensor, before in zip(state, saved, strict=True):
             tensor.copy_(before)
         graph = torch.cuda.CUDAGraph()
+        # What cuBLAS works in is kept for all later captures, in the pool of whoever came first: their
+        # graphs would break once that pool is gone. So each capture takes its own, and gives it back.
+        _forget_workspaces()
         # Other threads, which bring adapters, may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = function()
+        _forget_workspaces()
         self.captures += 1
         return _Captured(graph, output)
+
+
+def _forget_workspaces() -> None:
+    torch._C._cuda_clearCublasWorkspaces()  # PyTorch's notes on CUDA semantics name it; there is no other
