@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from evospec.bench.paper import report
 from evospec.bench.paper import run as paper_run
 from evospec.bench.paper.clock import CallClock, OutOfTimeError
 from evospec.bench.paper.decoding import affordable
@@ -90,6 +91,7 @@ def settings(folders: TinyFolders, prompts: Path) -> PaperSettings:
 def parts(monkeypatch: pytest.MonkeyPatch) -> FakeParts:
     fake = FakeParts()
     monkeypatch.setattr(paper_run, "all_parts", fake.all)
+    monkeypatch.setattr(report, "write_paper_plots", lambda *_: [])
     return fake
 
 

@@ -28,7 +28,7 @@ def arms_table(view: PartView, reference: str, titles: Mapping[str, str]) -> str
     """All arms of a part, means over its headline domains."""
     domains = view.headline
     header = ("arm", "", "tokens/s", f"by {reference}", "(quartiles)", "decode alone", "by plain")
-    header += (
+    more = (
         "τ",
         "of full τ",
         "active rows",
@@ -38,7 +38,9 @@ def arms_table(view: PartView, reference: str, titles: Mapping[str, str]) -> str
         "head of a cycle",
         "output",
     )
-    return table(header, [_arm(view, arm, reference, titles, domains) for arm in view.arms], numeric_from=2)
+    return table(
+        (*header, *more), [_arm(view, arm, reference, titles, domains) for arm in view.arms], numeric_from=2
+    )
 
 
 def domains_table(view: PartView, reference: str, titles: Mapping[str, str]) -> str:

@@ -51,8 +51,8 @@ def timing_table(views: Mapping[str, PartView], reference: str, few: str, length
         "cycle ms",
         "head of a cycle",
     )
-    header += ("cycle, full by it", f"{reference} by it", "the same times measured τ ratio")
-    return table(header, rows, numeric_from=2)
+    more = ("cycle, full by it", f"{reference} by it", "the same times measured τ ratio")
+    return table((*header, *more), rows, numeric_from=2)
 
 
 def _sum(view: PartView, arm: str, labels: Sequence[str]) -> float | None:
