@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -25,7 +26,7 @@ from evospec.models.attention import ATTENTION_NAME, register_attention
 from evospec.models.drafter_store import LoadedDrafter
 from evospec.models.target import Target
 
-_NO_END = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+_NO_END: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
 def _llama_3_8b() -> PreTrainedConfig:
