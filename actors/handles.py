@@ -13,6 +13,7 @@ from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 
+from actors.names import ALIGNER, INDEX_HOST, NAMESPACE
 from actors.status import ReplicaStatus
 from evospec.align.trace import Trace
 from evospec.align.trace_codec import encode
@@ -20,11 +21,6 @@ from evospec.errors import EvoSpecError
 from evospec.wire import IndexPoint, TokenHits
 
 logger = logging.getLogger(__name__)
-
-NAMESPACE = "evospec"
-ALIGNER = "aligner"
-INDEX_HOST = "token-index"
-ROLLOUT_CONTROLLER = "rollout-controller"
 
 
 class NoReplicaError(EvoSpecError):

@@ -12,8 +12,9 @@ from actors.adoption import Adoption, build_adapter
 from actors.counts import FollowerCounts
 from actors.engine_loop import EngineLoop, Outlets
 from actors.generation import GenerationChunk, GenerationFailure, GenerationRequest, ModelLimits
-from actors.handles import ALIGNER, INDEX_HOST, RemoteAligner, RemoteTokenIndex
+from actors.handles import RemoteAligner, RemoteTokenIndex
 from actors.index_client import IndexClient
+from actors.names import ALIGNER, INDEX_HOST
 from actors.series import Exporter, export_regularly
 from actors.serve_logs import join_serve_logs
 from actors.status import ReplicaStatus

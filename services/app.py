@@ -1,31 +1,29 @@
-"""The Serve application, and the actors beside it."""
+"""The Serve application: on this machine and on a cluster the same."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
-from actors.handles import ALIGNER, INDEX_HOST, NAMESPACE, ROLLOUT_CONTROLLER, RemoteReplicas
-from actors.index_host import IndexHost
+from actors.handles import RemoteReplicas
 from actors.replica import DecodingReplica
-from actors.watched import WatchedAligner, WatchedRolloutController
 from evospec.config import Config
-from evospec.ports import RegistryFactory, TokenIndexFactory
+from services.companions import Companions
 from services.domain_router import CLASS as ROUTER
 from services.gateway import Gateway, GatewayLimits
 from services.live.cluster_view import RayClusterView
-from services.model_group import aligns, retrieves, rolls_out
 from services.serve_logs import gateway_logs
+from services.served import Served, aligns, retrieves, rolls_out, served_models
+from services.settings import ConfigError, config_from
 
 APPLICATION = "evospec"
 REPLICAS = "DecodingReplica"
 GATEWAY = "Gateway"
+COMPANIONS = "Companions"
 HEALTH_PERIOD_S = 5.0
 DRAIN_POLL_S = 0.2
 LOOK_BACK_S = 15.0  # load is averaged over so long; the delays come on top
@@ -33,22 +31,28 @@ CODE_VERSION = "1"
 STATUS_TIMEOUT_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A model of an application.
+def build(args: dict[str, Any]) -> Application:
+    """The application of a cluster; `import_path` of its Serve config.
 
-    Attributes:
-        registry: opens its weight registry; None when no adapters are followed.
-        group: behind the names of its deployment and actors; empty for a single model.
+    Args:
+        args: as a configuration file holds them. The environment of Ray's nodes goes above it, which is
+            where addresses with passwords and keys come from.
+
+    Raises:
+        ConfigError: they can't be used, or name no registry.
     """
-
-    config: Config
-    registry: RegistryFactory | None
-    group: str = ""
+    models = served_models(config_from(args, "args of the Serve config"))
+    for model in models:
+        if aligns(model.config) and model.registry is None:
+            raise ConfigError(
+                "registry.url is not set: on a cluster, aligner and replicas meet at a server; set "
+                "EVOSPEC_REGISTRY__URL on all of Ray's nodes, or alignment.enabled to false"
+            )
+    return build_application(models)
 
 
 def build_application(models: Sequence[Served]) -> Application:
-    """Gateway in front of the decoding replicas of one or several models.
+    """Gateway in front of the decoding replicas of one or several models, and what works beside these.
 
     A replica takes as many requests as two full batches: one that runs, one that is
     ready to join. What goes beyond waits in the gateway, up to `serve.max_queued_requests`.
@@ -62,13 +66,15 @@ def build_application(models: Sequence[Served]) -> Application:
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         user_config=GatewayLimits.of(settings).as_dict(),
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": settings.cpus_per_actor},
+        num_replicas=settings.gateways,
         logging_config=gateway_logs(settings.log_format),
     )(serve.ingress()(Gateway))
     return _unchanged(gateway).bind(
         [model.config for model in models],
         [_bind_replicas(model) for model in models],
         [_view(model) for model in models],
+        _bind_companions(models),
     )
 
 
@@ -89,10 +95,32 @@ def _bind_replicas(model: Served) -> Application:
     return _unchanged(replicas).bind(config, model.registry, config.served_name, model.group)
 
 
+def _bind_companions(models: Sequence[Served]) -> Application | None:
+    """None where nothing works beside the replicas."""
+    if not any(_has_companions(model.config) for model in models):
+        return None
+    settings = models[0].config.serve
+    companions = serve.deployment(
+        name=COMPANIONS,
+        num_replicas=1,
+        health_check_period_s=HEALTH_PERIOD_S,
+        ray_actor_options={"num_cpus": settings.cpus_per_actor},
+    )(Companions)
+    return _unchanged(companions).bind(list(models), [_reached(model) for model in models])
+
+
+def _has_companions(config: Config) -> bool:
+    return aligns(config) or retrieves(config) or rolls_out(config)
+
+
+def _reached(model: Served) -> RemoteReplicas:
+    return RemoteReplicas(REPLICAS + model.group, APPLICATION, STATUS_TIMEOUT_S)
+
+
 def _view(model: Served) -> RayClusterView:
     """What the dashboard looks at: of the actors beside the replicas, those that are started."""
     return RayClusterView(
-        RemoteReplicas(REPLICAS + model.group, APPLICATION, STATUS_TIMEOUT_S),
+        _reached(model),
         model.registry,
         model.group,
         aligns=aligns(model.config),
@@ -144,29 +172,3 @@ def _unchanged(deployment: Deployment) -> Deployment:
     Serve takes an application that is run again from Python for a new one otherwise.
     """
     return deployment.options(version=CODE_VERSION, _internal=True)
-
-
-def start_aligner(config: Config, registry: RegistryFactory, group: str = "") -> Any:
-    """The aligner as a named actor; it needs no GPU, and Ray starts it again when it dies."""
-    model = config.model.model_copy(update={"device": "cpu"})
-    aligner = ray.remote(WatchedAligner).options(
-        name=ALIGNER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=4
-    )
-    return aligner.remote(config.model_copy(update={"model": model}), registry)
-
-
-def start_rollout_controller(config: Config, registry: RegistryFactory, group: str = "") -> Any:
-    """The rollout controller as a named actor; Ray starts it again when it dies."""
-    controller = ray.remote(WatchedRolloutController).options(
-        name=ROLLOUT_CONTROLLER + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1, max_concurrency=2
-    )
-    replicas = RemoteReplicas(REPLICAS + group, APPLICATION, STATUS_TIMEOUT_S)
-    return controller.remote(config, registry, replicas.statuses)
-
-
-def start_index_host(open_index: TokenIndexFactory, group: str = "") -> Any:
-    """The owner of the token index as a named actor."""
-    host = ray.remote(IndexHost).options(
-        name=INDEX_HOST + group, namespace=NAMESPACE, num_cpus=0, max_restarts=-1
-    )
-    return host.remote(open_index)

@@ -51,9 +51,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on, 0 for a free one.")] = None,
     replicas: Annotated[int | None, typer.Option(help="Decoding replicas; above serve.replicas.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what all processes log.")] = False,
+    dump_config: Annotated[
+        bool,
+        typer.Option("--dump-config", help="Only print the Serve config for a Ray cluster."),
+    ] = False,
 ) -> None:
     """Serve a model behind an OpenAI-compatible endpoint on this machine, until Ctrl-C."""
-    from services.serve_command import run
+    from services.serve_command import print_serve_config, run
     from services.settings import load_config
 
     options = {
@@ -64,6 +68,9 @@ def serve(
         "serve.replicas": replicas,
     }
     given = {key: value for key, value in options.items() if value is not None}
+    if dump_config:
+        print_serve_config(load_config(config, given))
+        return
     run(load_config(config, given), verbose=verbose, reload=lambda: load_config(config, given))
 
 

@@ -42,6 +42,7 @@ class Gateway:
         configs: one per model; its limits and keys are the first one's.
         replicas: of each model.
         views: of the actors that work for each model.
+        companions: these actors; they are only named here so that they are deployed as well.
 
     Raises:
         EvoSpecError: a target's tokenizer can't be had.
@@ -52,6 +53,7 @@ class Gateway:
         configs: Sequence[Config],
         replicas: Sequence[DeploymentHandle[Any]],
         views: Sequence[ClusterView],
+        companions: DeploymentHandle[Any] | None = None,
     ) -> None:
         join_serve_logs()
         self._access = configs[0].access

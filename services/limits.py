@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from evospec.config import Config
 from evospec.errors import EvoSpecError
 
@@ -39,6 +41,17 @@ def with_limits(running: Config, before: Config, after: Config) -> Config:
         raise NeedsRestartError(f"{', '.join(fixed)} can't change while the server runs: restart it")
     limits = after.serve.model_dump(include=set(LIMITS))
     return running.model_copy(update={"serve": running.serve.model_copy(update=limits)})
+
+
+def without_limits(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's values, as a file holds them, without limits; sections left empty go as well."""
+    kept = {section: content for section, content in values.items() if section not in ("serve", "models")}
+    serving = {key: value for key, value in values.get("serve", {}).items() if key not in LIMITS}
+    models = [
+        {key: value for key, value in model.items() if key not in LIMITS}
+        for model in values.get("models", [])
+    ]
+    return kept | {name: found for name, found in (("serve", serving), ("models", models)) if found}
 
 
 def _changed(before: Config, after: Config) -> list[str]:

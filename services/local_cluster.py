@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import httpx
 
 from evospec.config import Config
-from evospec.models.inspection import TargetCard
 from services import preflight
 from services.addresses import reachable
 from services.limits import with_limits
-from services.model_group import CALL_TIMEOUT_S, ModelGroup, aligns
+from services.model_group import CALL_TIMEOUT_S, ModelGroup
 from services.ray_runtime import ClusterError, LocalRay, own_error
+from services.served import aligns, served_models
 from services.valkey import EmbeddedValkey
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ class LocalCluster:
         Raises:
             EvoSpecError: see `preflight.check`; or the cluster does not start.
         """
-        targets = [preflight.check(model) for model in self._config.each_model()]
+        for model in self._config.each_model():
+            preflight.check(model)
         try:
-            self._start(targets)
+            self._start()
         except BaseException:
             self.stop()
             raise
@@ -126,10 +127,10 @@ class LocalCluster:
     def _group(self, model: str | None) -> ModelGroup:
         return self._groups[model] if model is not None else next(iter(self._groups.values()))
 
-    def _start(self, targets: list[TargetCard]) -> None:
+    def _start(self) -> None:
         self._fill_in()
         self._start_registry()
-        self._open_groups(targets)
+        self._open_groups()
         self._started.callback(self._ray.stop)
         serving = [group.config.serve for group in self._groups.values()]
         self._ray.start(
@@ -139,11 +140,7 @@ class LocalCluster:
             json_logs=self._config.serve.log_format == "json",
         )
         self._started.callback(self._wind_down)
-        for group in self._groups.values():
-            group.start_actors()
         self._run_application()
-        for group in self._groups.values():
-            group.start_rollouts()
         self._wait_until_served()
 
     def _fill_in(self) -> None:
@@ -162,14 +159,12 @@ class LocalCluster:
             settings = settings.model_copy(update={"url": server.url})
             self._config = self._config.model_copy(update={"registry": settings})
 
-    def _open_groups(self, targets: list[TargetCard]) -> None:
-        models = self._config.each_model()
-        for model, target in zip(models, targets, strict=True):
-            name = model.served_name
-            group = ModelGroup(model, target, f"-{name}" if len(models) > 1 else "")
+    def _open_groups(self) -> None:
+        for model in served_models(self._config):
+            group = ModelGroup(model)
             self._started.callback(group.close_registry)
             group.open_registry()
-            self._groups[name] = group
+            self._groups[model.config.served_name] = group
 
     def _run_application(self) -> None:
         from ray import serve
@@ -192,12 +187,11 @@ class LocalCluster:
         from services.app import APPLICATION, build_application
         from services.serve_logs import quiet_logs
 
-        models = zip(self._groups.values(), self._config.each_model(), strict=True)
-        application = build_application([group.served(config) for group, config in models])
+        application = build_application(served_models(self._config))
         serve.run(application, name=APPLICATION, logging_config=quiet_logs(self._config.serve.log_format))
 
     def _wind_down(self) -> None:
-        """Drains the replicas, and closes an embedded index on disk rather than killing its owner."""
+        """Drains the replicas."""
         from ray import serve
 
         from services.app import APPLICATION
@@ -207,10 +201,10 @@ class LocalCluster:
         self._ray.run_while_alive(lambda: serve.delete(APPLICATION), limit_s)
         for group in self._groups.values():
             self._ray.run_while_alive(group.end_calls, STOP_TIMEOUT_S)
-            self._ray.run_while_alive(group.close_index, STOP_TIMEOUT_S)
 
     def _wait_until_served(self) -> None:
         """The actors load beside the replicas; what keeps one from working is told now."""
+        self._wait_for_companions()
         for group in self._groups.values():
             group.aligner()
             group.rollout()
@@ -221,6 +215,20 @@ class LocalCluster:
             health.raise_for_status()
         except httpx.HTTPError as error:
             raise ClusterError(f"the endpoint {self.url} does not answer: {error}") from error
+
+    def _wait_for_companions(self) -> None:
+        from ray import serve
+        from ray.exceptions import RayError
+
+        from services.app import APPLICATION, COMPANIONS
+
+        if COMPANIONS not in serve.status().applications[APPLICATION].deployments:
+            return
+        companions = serve.get_deployment_handle(COMPANIONS, APPLICATION)
+        try:
+            companions.ready.remote().result(timeout_s=CALL_TIMEOUT_S)
+        except RayError as error:
+            raise own_error(str(error)) from error
 
 
 def _deployment_messages() -> str:

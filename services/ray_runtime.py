@@ -13,19 +13,14 @@ import threading
 from collections.abc import Callable
 
 from evospec.errors import EvoSpecError
+from services.serve_environment import OF_NODES
 
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20  # traces and look-ups only; weights go through the registry
 PROBE_S = 0.2
-PROXY_MIDDLEWARES = "services.unanswered:middlewares"
-# Our code in Serve's actors never blocks its event loop, so it needs none of its own: each piece of an answer
-# would change threads twice on its way.
-OWN_LOOP = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
 # A late call must not start another cluster behind our back.
 AUTO_CONNECT = "RAY_ENABLE_AUTO_CONNECT"
-# Ray's workers have low priority by default: replicas would lose against whatever else runs on the machine.
-NICENESS = "RAY_worker_niceness"
 
 # How an error of ours reads inside the traceback that Ray reports of another process.
 _OWN_ERROR = re.compile(r"(?:evospec|actors|services)\.[\w.]*Error: (.+)")
@@ -134,10 +129,8 @@ def _prepare_environment() -> None:
 
     Ray's daemons read these variables, so they stay set.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_MIDDLEWARES)
-    for name in (OWN_LOOP, AUTO_CONNECT, NICENESS):
-        os.environ.setdefault(name, "0")
+    for name, value in (OF_NODES | {AUTO_CONNECT: "0"}).items():
+        os.environ.setdefault(name, value)
     if os.environ.get("RAY_AUTH_MODE") == "disabled":
         return
     # A token that lives as long as this process; without it Ray writes one to the home folder.

@@ -46,6 +46,17 @@ def run(config: Config, *, verbose: bool, reload: Callable[[], Config] | None = 
         typer.echo("stopped", err=True)
 
 
+def print_serve_config(config: Config) -> None:
+    """Prints what `run` would run as a Serve config; nothing is started or looked up.
+
+    Raises:
+        EvoSpecError: see `services.serve_config.serve_config`.
+    """
+    from services.serve_config import dump  # imports Ray
+
+    typer.echo(dump(config), nl=False)
+
+
 def _warn_if_open(config: Config) -> None:
     host = config.serve.host
     if not config.access.keys and not is_local(host):

@@ -56,14 +56,29 @@ def load_config(file: Path | None = None, options: Mapping[str, Any] | None = No
         ConfigError: the file can't be read, a key is unknown, or a value is out of bounds.
     """
     content = _read(file) if file is not None else {}
+    return _with_options(_settings(content, str(file)), options or {})
+
+
+def config_from(content: Mapping[str, Any], place: str) -> Config:
+    """The configuration that a file with such content gives, in this process's environment.
+
+    Args:
+        place: where the content is from, for messages.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is out of bounds.
+    """
+    return _with_options(_settings(content, place), {})
+
+
+def _settings(content: Mapping[str, Any], place: str) -> Config:
     _check_environment()
     try:
-        settings = _Settings(**content)
+        return _Settings(**content)
     except ValidationError as error:
-        raise ConfigError(_explain(error, file)) from None
+        raise ConfigError(_explain(error, place)) from None
     except SettingsError as error:
         raise ConfigError(f"an environment variable can't be read: {error}") from None
-    return _with_options(settings, options or {})
 
 
 def _with_options(settings: Config, options: Mapping[str, Any]) -> Config:
@@ -107,12 +122,12 @@ def _check_environment() -> None:
             )
 
 
-def _explain(error: ValidationError, file: Path | None) -> str:
+def _explain(error: ValidationError, place: str) -> str:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
     variable = ENV_PREFIX + ENV_DELIMITER.join(path).upper()
     from_environment = variable in {name.upper() for name in os.environ}
-    where = f"environment variable {variable}" if from_environment else str(file)
+    where = f"environment variable {variable}" if from_environment else place
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {key}"

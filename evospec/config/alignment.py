@@ -152,6 +152,14 @@ class AlignmentConfig(Section):
     )
     gate_traces: int = Field(32, ge=1, description="Held-out traces that judge a candidate, at most.")
     threads: int = Field(1, ge=1, description="CPU threads of the aligner.")
+    gpus: float = Field(
+        0.0, ge=0, description="GPUs, or the share of one, that the aligner reserves; 0 trains on processors."
+    )
+    resource: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="Custom resource of Ray that the aligner takes one of: it runs where that is.",
+    )
     seed: int = 0
 
     @model_validator(mode="after")

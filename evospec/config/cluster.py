@@ -88,6 +88,19 @@ class ServeConfig(Section):
     )
     cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(0.0, ge=0)
+    gateways: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that take in requests. Each holds back what the replicas can't take, up to "
+        "max_queued_requests.",
+    )
+    cpus_per_actor: float = Field(
+        0.0,
+        ge=0,
+        description="Processors that gateway, aligner, token index and rollout controller reserve each. "
+        "Above 0 they stay away from nodes that have none, such as a cluster's head.",
+    )
     max_queued_requests: int = Field(256, ge=1, description="Waiting requests before 429 is answered.")
     model_name: str | None = Field(None, description="Name shown by /v1/models; default: model.target.")
     request_timeout_s: float = Field(600.0, gt=0)

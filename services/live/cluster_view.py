@@ -11,14 +11,8 @@ from typing import Any, Protocol
 from ray.exceptions import RayError
 
 from actors.aligner import AlignerStatus
-from actors.handles import (
-    ALIGNER,
-    INDEX_HOST,
-    ROLLOUT_CONTROLLER,
-    NamedActor,
-    NoReplicaError,
-    RemoteReplicas,
-)
+from actors.handles import NamedActor, NoReplicaError, RemoteReplicas
+from actors.names import ALIGNER, INDEX_HOST, ROLLOUT_CONTROLLER
 from actors.rollout_controller import RolloutStatus
 from evospec.errors import EvoSpecError
 from evospec.ports import RegistryFactory, WeightRegistry

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.aligner import Aligner, AlignerStatus
-from actors.handles import ALIGNER, NAMESPACE
+from actors.names import ALIGNER, NAMESPACE
 from actors.publisher import PublisherCounts
 from services.registry import open_registry
 from tests.chaos.kit.patience import wait_for

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from actors.handles import ROLLOUT_CONTROLLER
+from actors.names import ROLLOUT_CONTROLLER
 from services.registry import RedisWeightRegistry
 from tests.chaos.kit.patience import PATIENCE_S, wait_for
 from tests.chaos.kit.processes import actor_process

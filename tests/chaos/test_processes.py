@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.handles import ALIGNER, INDEX_HOST
+from actors.names import ALIGNER, INDEX_HOST
 from tests.chaos.kit.patience import wait_for
 from tests.chaos.kit.processes import actor_process, actor_processes
 from tests.chaos.kit.rig import Rig

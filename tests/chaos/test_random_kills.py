@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from actors.handles import ALIGNER, INDEX_HOST, ROLLOUT_CONTROLLER
+from actors.names import ALIGNER, INDEX_HOST, ROLLOUT_CONTROLLER
 from tests.chaos.kit.patience import wait_for
 from tests.chaos.kit.processes import actor_processes
 from tests.chaos.kit.rig import Rig

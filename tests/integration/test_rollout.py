@@ -13,7 +13,7 @@ import ray
 import torch
 from openai import OpenAI
 
-from actors.handles import NAMESPACE, ROLLOUT_CONTROLLER
+from actors.names import NAMESPACE, ROLLOUT_CONTROLLER
 from actors.rollout_controller import RolloutStatus
 from evospec.config import (
     AlignmentConfig,

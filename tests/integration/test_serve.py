@@ -18,7 +18,7 @@ import torch
 from openai import OpenAI
 from transformers import AutoModelForCausalLM
 
-from actors.handles import ALIGNER, NAMESPACE
+from actors.names import ALIGNER, NAMESPACE
 from actors.status import ReplicaStatus
 from evospec.config import (
     AlignmentConfig,

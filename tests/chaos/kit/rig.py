@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from torch import Tensor
 
 from actors.aligner import AlignerStatus
-from actors.handles import ALIGNER
+from actors.names import ALIGNER
 from actors.status import ReplicaStatus
 from evospec.config import (
     AlignmentConfig,

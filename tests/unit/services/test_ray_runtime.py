@@ -8,8 +8,9 @@ import pytest
 
 from services import ray_runtime, unanswered
 from services.ray_runtime import ClusterError, LocalRay, own_error
+from services.serve_environment import NICENESS, OWN_LOOP
+from services.serve_environment import PROXY_MIDDLEWARES as PROXY_CALLBACK
 
-PROXY_CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
 Error:
 Traceback (most recent call last):
@@ -43,7 +44,7 @@ def test_a_start_that_takes_too_long_is_one_clear_line(monkeypatch: pytest.Monke
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK]
-    names += [ray_runtime.OWN_LOOP, ray_runtime.AUTO_CONNECT, ray_runtime.NICENESS]
+    names += [OWN_LOOP, ray_runtime.AUTO_CONNECT, NICENESS]
     for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
@@ -77,7 +78,7 @@ def test_the_proxy_finds_its_middlewares() -> None:
 
 
 @pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("name", [ray_runtime.OWN_LOOP, ray_runtime.NICENESS])
+@pytest.mark.parametrize("name", [OWN_LOOP, NICENESS])
 def test_replicas_have_usual_priority_and_one_event_loop(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     ray_runtime._prepare_environment()
     assert os.environ[name] == "0"
