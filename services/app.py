@@ -16,6 +16,7 @@ from services.companions import Companions
 from services.domain_router import CLASS as ROUTER
 from services.gateway import Gateway, GatewayLimits
 from services.live.cluster_view import RayClusterView
+from services.placement import marked
 from services.serve_logs import gateway_logs
 from services.served import Served, aligns, retrieves, rolls_out, served_models
 from services.settings import ConfigError, config_from
@@ -89,7 +90,11 @@ def _bind_replicas(model: Served) -> Application:
         graceful_shutdown_timeout_s=settings.drain_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         request_router_config=request_router(config),
-        ray_actor_options={"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        ray_actor_options={
+            "num_cpus": settings.cpus_per_replica,
+            "num_gpus": settings.gpus_per_replica,
+            "resources": marked(settings.resource),
+        },
         **replica_count(config),
     )(DecodingReplica)
     return _unchanged(replicas).bind(config, model.registry, config.served_name, model.group)

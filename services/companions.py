@@ -20,6 +20,7 @@ from actors.watched import WatchedAligner, WatchedRolloutController
 from evospec.config import Config
 from evospec.errors import EvoSpecError
 from evospec.models.inspection import inspect_target
+from services.placement import marked
 from services.served import Served, aligns, retrieves, rolls_out
 from services.token_index import open_token_index
 
@@ -104,7 +105,7 @@ def _start_aligner(model: Served) -> Any:
         config,
         max_concurrency=4,
         num_gpus=settings.gpus,
-        resources={} if settings.resource is None else {settings.resource: 1},
+        resources=marked(settings.resource),
     )
     return actor.remote(config, model.publishing_registry)
 

@@ -158,7 +158,7 @@ class AlignmentConfig(Section):
     resource: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.-]+$",
-        description="Custom resource of Ray that the aligner takes one of: it runs where that is.",
+        description="Custom resource of Ray whose nodes the aligner runs on; it takes a thousandth of it.",
     )
     seed: int = 0
 

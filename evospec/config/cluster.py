@@ -88,6 +88,11 @@ class ServeConfig(Section):
     )
     cpus_per_replica: float = Field(1.0, ge=0)
     gpus_per_replica: float = Field(0.0, ge=0)
+    resource: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="Custom resource of Ray whose nodes replicas run on; each takes a thousandth of it.",
+    )
     gateways: int = Field(
         1,
         ge=1,
