@@ -19,6 +19,8 @@ weights = typer.Typer(no_args_is_help=True, help="Adapter versions in the weight
 app.add_typer(weights, name="weights")
 keys = typer.Typer(no_args_is_help=True, help="Keys to the endpoint.")
 app.add_typer(keys, name="keys")
+index = typer.Typer(no_args_is_help=True, help="The token index on a Qdrant server.")
+app.add_typer(index, name="index")
 bench.command("serve")(bench_serve)
 bench.command("overhead")(bench_overhead)
 
@@ -210,6 +212,20 @@ def new_key(
 
     made = make_key(name, tenant, admin=admin)
     typer.echo(json.dumps({"key": made.key, "config": made.config}, indent=2) if json_output else made)
+
+
+@index.command("snapshot")
+def snapshot_index(
+    keep: Annotated[int, typer.Option(min=1, help="Snapshots of each collection that stay.")] = 7,
+    config: ConfigOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Have the Qdrant server make a snapshot of the token index, and delete old ones."""
+    from services.index_snapshot import snapshot
+    from services.settings import load_config
+
+    made = snapshot(load_config(config).semantic, keep)
+    typer.echo(json.dumps(made, indent=2) if json_output else "\n".join(made) or "there is no index yet")
 
 
 def _decide(

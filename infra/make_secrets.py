@@ -1,4 +1,4 @@
-"""Makes all passwords and keys of an installation: `python infra/secrets.py --out FOLDER`.
+"""Makes all passwords and keys of an installation: `python infra/make_secrets.py --out FOLDER`.
 
 The folder then holds what docs/kubernetes.md makes Secrets of, and what infra/containers/compose.yaml reads.
 Nothing is overwritten. Keep the folder out of version control.
@@ -83,8 +83,9 @@ def write(folder: Path) -> None:
 
 def _registry_users(passwords: Passwords) -> str:
     text = USERS.read_text(encoding="utf-8")
-    for user in ("replica", "aligner", "operator"):
-        text = text.replace(f"{user.upper()}_SHA256", digest_of(getattr(passwords, user)))
+    users = {"REPLICA": passwords.replica, "ALIGNER": passwords.aligner, "OPERATOR": passwords.operator}
+    for user, password in users.items():
+        text = text.replace(f"{user}_SHA256", digest_of(password))
     return text
 
 
@@ -94,7 +95,7 @@ def _environment(values: dict[str, str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Makes all passwords and keys of an installation.")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="a folder that is not there yet")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="it must not be there yet")
     folder = parser.parse_args().out
     try:
         write(folder)
