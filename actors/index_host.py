@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from evospec.errors import TokenIndexError
 from evospec.ports import TokenIndex, TokenIndexFactory
 from evospec.wire import IndexPoint, TokenHits
 
@@ -18,6 +19,7 @@ class IndexHost:
     def __init__(self, open_index: TokenIndexFactory) -> None:
         self._open_index = open_index
         self._index: TokenIndex | None = None
+        self._closed = False
 
     def search(self, vectors: np.ndarray, tenant: str, limit: int) -> list[TokenHits]:
         """Nearest points of `tenant` for each row of `vectors` [queries, dim]."""
@@ -35,11 +37,15 @@ class IndexHost:
         return self._opened().latest(limit)
 
     def close(self) -> None:
+        """For good: replicas that drain may still write, and would open it again."""
+        self._closed = True
         if self._index is not None:
             self._index.close()
             self._index = None
 
     def _opened(self) -> TokenIndex:
+        if self._closed:
+            raise TokenIndexError("the token index is closed")
         if self._index is None:
             self._index = self._open_index()
         return self._index

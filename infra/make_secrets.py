@@ -60,8 +60,9 @@ def files(passwords: Passwords) -> dict[str, str]:
         ),
         "qdrant.env": _environment({"QDRANT__SERVICE__API_KEY": passwords.qdrant}),
         "grafana.env": _environment({"GF_SECURITY_ADMIN_PASSWORD": passwords.grafana}),
-        "gcs-store.env": _environment({"username": "ray", "password": passwords.gcs_store}),
-        "gcs-store.acl": f"user default off\nuser ray on #{digest_of(passwords.gcs_store)} ~* &* +@all\n",
+        "gcs-store/username": "ray",
+        "gcs-store/password": passwords.gcs_store,
+        "gcs-store/users.acl": _head_user(passwords.gcs_store),
         "api-key": passwords.api,
         "admin-key": passwords.admin,
     }
@@ -77,6 +78,7 @@ def write(folder: Path) -> None:
     for name, content in files(Passwords()).items():
         # Containers read the users as another user than the one who makes this.
         mode = 0o644 if name == "users.acl" else 0o600
+        (folder / name).parent.mkdir(mode=0o700, exist_ok=True)
         with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
             file.write(content)
 
@@ -87,6 +89,11 @@ def _registry_users(passwords: Passwords) -> str:
     for user, password in users.items():
         text = text.replace(f"{user}_SHA256", digest_of(password))
     return text
+
+
+def _head_user(password: str) -> str:
+    """The server is for Ray's head alone, which may do everything there."""
+    return f"user default off resetpass\nuser ray on resetpass #{digest_of(password)} ~* &* +@all\n"
 
 
 def _environment(values: dict[str, str]) -> str:

@@ -108,6 +108,7 @@ def _bind_companions(models: Sequence[Served]) -> Application | None:
     companions = serve.deployment(
         name=COMPANIONS,
         num_replicas=1,
+        max_constructor_retry_count=2,
         health_check_period_s=HEALTH_PERIOD_S,
         ray_actor_options={"num_cpus": settings.cpus_per_actor},
     )(Companions)

@@ -70,9 +70,9 @@ class Companions:
 
     def __del__(self) -> None:
         """Called by Serve before the end: an embedded index is closed rather than its owner killed."""
-        for index in self._indexes:
+        while self._indexes:
             try:
-                ray.get(index.close.remote(), timeout=CLOSED_WITHIN_S)
+                ray.get(self._indexes.pop().close.remote(), timeout=CLOSED_WITHIN_S)
             except RayError as error:
                 logger.warning("the token index was not closed: %s", type(error).__name__)
 

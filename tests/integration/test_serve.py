@@ -333,6 +333,26 @@ def test_without_its_aligner_serving_goes_on_and_it_comes_back(served: Served) -
         stop()
 
 
+def test_when_their_keeper_dies_all_actors_beside_the_replicas_come_back(served: Served) -> None:
+    import ray
+
+    from services.app import COMPANIONS
+
+    before = served.cluster.aligner()
+    assert before is not None
+    (name,) = (
+        actor["name"]
+        for actor in ray.util.list_named_actors(all_namespaces=True)
+        if f"#{COMPANIONS}#" in actor["name"]
+    )
+    ray.kill(ray.get_actor(name, namespace="serve"), no_restart=False)
+    for number in range(4):
+        assert served.complete(f"nobody keeps them {number}", 24).usage.completion_tokens == 24
+    wait_until(lambda: _epoch(served) > before.publisher.epoch, 120)
+    assert served.cluster.rollout() is not None
+    assert served.cluster.index_points() >= 0
+
+
 def test_a_replica_that_died_is_replaced_and_starts_with_the_current_version(served: Served) -> None:
     import ray
 

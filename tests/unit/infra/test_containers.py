@@ -153,12 +153,14 @@ def test_made_secrets_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     for password in (passwords.replica, passwords.aligner, passwords.operator):
         assert f"#{digest_of(password)} " in users
         assert password not in users
+    assert f"#{digest_of(made['gcs-store/password'])} " in made["gcs-store/users.acl"]
 
 
 def test_keys_are_not_made_twice_and_are_for_their_owner(tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
     write(folder)
-    assert {path.name for path in folder.iterdir()} == set(files(Passwords()))
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert written == set(files(Passwords()))
     assert (folder / "evospec.env").stat().st_mode & 0o777 == 0o600
     before = (folder / "api-key").read_text()
     command = [sys.executable, str(ROOT / "infra" / "make_secrets.py"), "--out", str(folder)]
