@@ -12,7 +12,7 @@ from evospec.config import Config
 from infra.kubernetes import render
 from services.serve_environment import OF_NODES
 from services.settings import config_from
-from tests.unit.infra.manifests import OVERLAYS, Resource, one, pod_specs, ray_groups, rendered
+from tests.unit.infra.manifests import OVERLAYS, ROOT, Resource, one, pod_specs, ray_groups, rendered
 
 SECRETS = {"evospec", "registry-users", "gcs-store"}  # docs/kubernetes.md says how they are made
 
@@ -83,6 +83,12 @@ def test_the_head_gets_no_work(resources: list[Resource]) -> None:
     for deployment in _serve_config(service)["applications"][0]["deployments"]:
         assert deployment["ray_actor_options"]["num_cpus"] > 0, deployment["name"]
     assert _config(service).serve.cpus_per_actor > 0  # of the actors that are no deployments
+
+
+def test_the_operator_knows_the_release_of_ray_in_the_image(resources: list[Resource]) -> None:
+    cluster = one(resources, "RayService", "evospec")["spec"]["rayClusterConfig"]
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"ray=={cluster['rayVersion']}" in pinned
 
 
 def test_gcs_state_is_kept_apart_from_weights(resources: list[Resource]) -> None:
