@@ -14,6 +14,7 @@ from services import preflight
 from services.addresses import reachable
 from services.limits import with_limits
 from services.model_group import CALL_TIMEOUT_S, ModelGroup
+from services.placement import named_resources, reserved_cpus
 from services.ray_runtime import ClusterError, LocalRay, own_error
 from services.served import aligns, served_models
 from services.valkey import EmbeddedValkey
@@ -132,9 +133,10 @@ class LocalCluster:
         self._start_registry()
         self._open_groups()
         self._started.callback(self._ray.stop)
-        serving = [group.config.serve for group in self._groups.values()]
+        models = [group.config for group in self._groups.values()]
         self._ray.start(
-            cpus=sum(one.most_replicas * one.cpus_per_replica for one in serving),
+            cpus=reserved_cpus(models),
+            resources=named_resources(models),
             dashboard=self._config.serve.dashboard,
             verbose=self._verbose,
             json_logs=self._config.serve.log_format == "json",
@@ -168,16 +170,17 @@ class LocalCluster:
 
     def _run_application(self) -> None:
         from ray import serve
+        from ray.exceptions import RayError
 
         from services.serve_logs import quiet_logs
 
         serving = self._config.serve
         quiet = quiet_logs(serving.log_format)
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
-        serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
         try:
+            serve.start(http_options={"host": serving.host, "port": serving.port}, logging_config=quiet)
             self._deploy()
-        except RuntimeError as error:
+        except (RuntimeError, RayError) as error:
             raise own_error(f"{error}\n{_deployment_messages()}") from error
 
     def _deploy(self) -> None:

@@ -10,7 +10,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from evospec.errors import EvoSpecError
 from services.serve_environment import OF_NODES
@@ -37,10 +37,19 @@ class LocalRay:
         self._address: tuple[str, int] | None = None
         self._started = False
 
-    def start(self, *, cpus: float, dashboard: bool, verbose: bool, json_logs: bool = False) -> None:
+    def start(
+        self,
+        *,
+        cpus: float,
+        dashboard: bool,
+        verbose: bool,
+        json_logs: bool = False,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts a new cluster and connects to it.
 
         Args:
+            resources: custom ones that this machine offers.
             json_logs: whether this process and all workers log JSON.
 
         Raises:
@@ -59,6 +68,7 @@ class LocalRay:
                 address="local",  # whatever RAY_ADDRESS says
                 namespace="evospec",
                 num_cpus=max(os.cpu_count() or 1, math.ceil(cpus)),
+                resources=dict(resources or {}),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=dashboard,
                 logging_level=logging.WARNING if verbose else logging.ERROR,

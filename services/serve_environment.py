@@ -8,6 +8,9 @@ PROXY_MIDDLEWARES = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 OWN_LOOP = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
 # Ray's workers have low priority by default: replicas would lose against whatever else runs on the machine.
 NICENESS = "RAY_worker_niceness"
+# Serve ends a proxy that is not ready by then. On a busy machine, or from a cold disk, Python alone may need
+# longer than the five seconds that are Serve's default.
+PROXY_START = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
 REPORTING = "RAY_USAGE_STATS_ENABLED"
 
 # Read by Ray's daemons, and by processes that no runtime environment reaches.
@@ -15,6 +18,7 @@ OF_NODES: dict[str, str] = {
     PROXY_MIDDLEWARES: "services.unanswered:middlewares",
     OWN_LOOP: "0",
     NICENESS: "0",
+    PROXY_START: "30",
     REPORTING: "0",
 }
 # Those of them that an application can bring along.

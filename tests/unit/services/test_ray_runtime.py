@@ -8,7 +8,7 @@ import pytest
 
 from services import ray_runtime, unanswered
 from services.ray_runtime import ClusterError, LocalRay, own_error
-from services.serve_environment import NICENESS, OWN_LOOP
+from services.serve_environment import NICENESS, OF_NODES, OWN_LOOP
 from services.serve_environment import PROXY_MIDDLEWARES as PROXY_CALLBACK
 
 REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
@@ -43,8 +43,7 @@ def test_a_start_that_takes_too_long_is_one_clear_line(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_USAGE_STATS_ENABLED", PROXY_CALLBACK]
-    names += [OWN_LOOP, ray_runtime.AUTO_CONNECT, NICENESS]
+    names = ["RAY_AUTH_MODE", "RAY_AUTH_TOKEN", ray_runtime.AUTO_CONNECT, *OF_NODES]
     for name in names:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
