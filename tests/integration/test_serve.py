@@ -349,7 +349,6 @@ def test_when_their_keeper_dies_all_actors_beside_the_replicas_come_back(served:
     for number in range(4):
         assert served.complete(f"nobody keeps them {number}", 24).usage.completion_tokens == 24
     wait_until(lambda: _epoch(served) > before.publisher.epoch, 120)
-    assert served.cluster.rollout() is not None
     assert served.cluster.index_points() >= 0
 
 
