@@ -11,6 +11,7 @@ import typer
 from evospec.bench.cli import bench
 from evospec.cli import app
 from services.load.cli import bench_overhead, bench_serve
+from services.plan.cli import plan
 
 if TYPE_CHECKING:
     from evospec.wire import DecisionKind
@@ -23,6 +24,7 @@ index = typer.Typer(no_args_is_help=True, help="The token index on a Qdrant serv
 app.add_typer(index, name="index")
 bench.command("serve")(bench_serve)
 bench.command("overhead")(bench_overhead)
+app.command("plan")(plan)
 
 ConfigOption = Annotated[
     Path | None, typer.Option(metavar="FILE", help="YAML file; see docs/configuration.md for its keys.")
