@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from services.pace import FEW, MOST_S
@@ -14,13 +15,15 @@ class GatewayPlan:
     """
     Attributes:
         pieces_per_s: of streamed answers, and one for each request's beginning.
-        most_pieces_per_s: that one gateway process passes on.
-        load: of it.
+        most_pieces_per_s: that the gateways pass on, `serve.gateways` of them.
+        load: of these.
+        needed: gateways that are no busier than replicas may be; two at least, so that one can be replaced.
     """
 
     pieces_per_s: float
     most_pieces_per_s: float
     load: float
+    needed: int
 
 
 def plan_gateway(question: Question, under_way: float) -> GatewayPlan:
@@ -28,8 +31,8 @@ def plan_gateway(question: Question, under_way: float) -> GatewayPlan:
     Args:
         under_way: answers, on average; with many, pieces come further apart (`services.pace`).
     """
-    chunk_s = question.config.serve.chunk_ms / 1e3
-    interval = max(chunk_s, min(chunk_s * under_way / FEW, MOST_S))
+    gateways, chunk_s = question.config.serve.gateways, question.config.serve.chunk_ms / 1e3
+    interval = max(chunk_s, min(chunk_s * under_way / gateways / FEW, MOST_S))
     load = question.load
     streaming = (
         load.requests_per_s * load.answer_tokens / question.acceptance
@@ -37,5 +40,6 @@ def plan_gateway(question: Question, under_way: float) -> GatewayPlan:
     if interval:
         streaming = min(streaming, under_way / interval)
     pieces = streaming + load.requests_per_s
-    most = 1e3 / figures.PIECE.value
-    return GatewayPlan(pieces, most, pieces / most)
+    each = 1e3 / figures.PIECE.value
+    needed = max(math.ceil(pieces / (each * question.utilisation)), 2)
+    return GatewayPlan(pieces, gateways * each, pieces / (gateways * each), needed)

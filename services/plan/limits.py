@@ -96,7 +96,7 @@ def usages(
             gateway.pieces_per_s,
             gateway.most_pieces_per_s,
             "pieces/s",
-            "raise serve.chunk_ms, or split the traffic between several clusters",
+            "raise serve.gateways",
             "answers",
         ),
     ]

@@ -56,7 +56,7 @@ class Plan:
             "registry_calls_per_s": self.registry.calls_per_s,
             "lookups_per_s": self.index.lookups_per_s,
             "index_mb_per_s": self.index.mb_s,
-            "gateway_load": self.gateway.load,
+            "gateways": self.gateway.needed,
             "first_limit": self.first_limit.name,
         }
 

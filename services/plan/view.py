@@ -38,13 +38,17 @@ def show_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def _sections(plan: Plan) -> dict[str, Rows]:
+    gateways = plan.question.config.serve.gateways
     return {
         "decoding": _decoding(plan),
         "traces": _traces(plan),
         "aligner": _aligner(plan),
         "registry (Redis)": _registry(plan),
         "token index (Qdrant)": _index(plan),
-        "gateway": [("pieces of answers", f"{_number(plan.gateway.pieces_per_s)}/s", "one process")],
+        "gateway": [
+            ("pieces of answers", f"{_number(plan.gateway.pieces_per_s)}/s", ""),
+            ("gateways", str(plan.gateway.needed), f"serve.gateways is {gateways}"),
+        ],
     }
 
 
@@ -181,7 +185,7 @@ _SCALE_ROWS: Mapping[str, Callable[[Plan], str]] = {
     "look-ups/s": lambda plan: _number(plan.index.lookups_per_s),
     "index, MB/s": lambda plan: _number(plan.index.mb_s),
     "points kept are of": lambda plan: _seconds(plan.index.memory_s),
-    "gateway": lambda plan: f"{plan.gateway.load:.0%}",
+    "gateways": lambda plan: str(plan.gateway.needed),
     "first limit": lambda plan: plan.first_limit.name,
 }
 
