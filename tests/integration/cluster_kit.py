@@ -27,6 +27,7 @@ from tests.unit.actors.fakes import wait_until
 RAY = str(Path(sys.executable).with_name("ray"))
 HEAD = "127.0.0.11"
 START_S = 120.0
+ATTEMPTS = 3
 APPLICATIONS = "/api/serve/applications/"
 OBJECT_STORE_BYTES = "80000000"
 
@@ -81,16 +82,33 @@ class RayNodes:
         return found
 
     def _start(self) -> None:
-        where = [f"--port={self._gcs_port}", f"--dashboard-port={self._dashboard_port}", "--num-cpus=0"]
-        self._start_node(
-            HEAD, "--head", *where, "--dashboard-host=127.0.0.1", f"--temp-dir={self._folder / 'ray'}"
-        )
-        self._wait_for_head()
+        for attempt in range(ATTEMPTS):
+            if self._starts_head():
+                break
+            kill_descendants(HEAD)
+            if attempt == ATTEMPTS - 1:
+                log = (self._folder / f"{HEAD}.log").read_text(errors="replace")
+                pytest.fail(f"Ray's head did not start: {log[-1000:]}")
         for address in self.workers:
             self._start_node(address, f"--address={HEAD}:{self._gcs_port}", "--num-cpus=3")
         wait_until(lambda: self._alive() == len(self._addresses), START_S)
 
-    def _start_node(self, address: str, *options: str) -> None:
+    def _starts_head(self) -> bool:
+        """Ray gives a node 30 s and then gives up, which a busy machine may take."""
+        where = [f"--port={self._gcs_port}", f"--dashboard-port={self._dashboard_port}", "--num-cpus=0"]
+        where += ["--dashboard-host=127.0.0.1", f"--temp-dir={self._folder / 'ray'}"]
+        process = self._start_node(HEAD, "--head", *where)
+        deadline = time.monotonic() + START_S
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                if self._ask("GET", APPLICATIONS).is_success:
+                    return True
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        return False
+
+    def _start_node(self, address: str, *options: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-I", "-S", "-c", EXEC_BOUND_TO_PARENT, str(os.getpid())]
         command += [sys.executable, RAY, "start", "--block", f"--node-ip-address={address}", *options]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
@@ -99,24 +117,13 @@ class RayNodes:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         self._ended.callback(process.wait)
         self._ended.callback(kill_descendants, address)
+        return process
 
     def _alive(self) -> int:
         """Nodes that have joined."""
         time.sleep(0.2)
         nodes = self._ask("GET", "/nodes?view=summary").json()["data"]["summary"]
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
-
-    def _wait_for_head(self) -> None:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            try:
-                if self._ask("GET", APPLICATIONS).is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        log = (self._folder / f"{HEAD}.log").read_text(errors="replace")
-        pytest.fail(f"Ray's head did not start: {log[-1000:]}")
 
     def _ask(self, method: str, path: str, json: dict[str, Any] | None = None) -> httpx.Response:
         return httpx.request(
