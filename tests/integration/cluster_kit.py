@@ -29,6 +29,11 @@ HEAD = "127.0.0.11"
 START_S = 120.0
 ATTEMPTS = 3
 APPLICATIONS = "/api/serve/applications/"
+# A busy machine takes longer to start a proxy than Serve waits for one before it starts another.
+PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+}
 OBJECT_STORE_BYTES = "80000000"
 
 
@@ -44,7 +49,8 @@ class RayNodes:
         self._addresses = [HEAD, *(f"127.0.0.{12 + number}" for number in range(workers))]
         self._gcs_port, self._dashboard_port = free_ports(2)
         self._token = secrets.token_hex(32)
-        self._settings = {**OF_NODES, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token, **settings}
+        access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._token}
+        self._settings = {**OF_NODES, **PATIENCE, **access, **settings}
         self._ended = ExitStack()
 
     def __enter__(self) -> RayNodes:
