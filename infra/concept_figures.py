@@ -168,9 +168,8 @@ def _acceptance(recorded: Recorded) -> Figure:
     figure = new_figure(6.4, 4.2)
     axes = figure.subplots()
     for number, one in enumerate(recorded.topics):
-        pairs = zip(one.accepted, one.attempted, strict=True)
-        rates = [accepted / attempted for accepted, attempted in pairs if attempted]
-        tau = 1 + sum(one.accepted) / one.attempted[0]
+        rates = [accepted / one.attempted[0] for accepted in one.accepted]
+        tau = 1 + sum(rates)
         axes.plot(
             range(1, len(rates) + 1),
             rates,
@@ -179,7 +178,7 @@ def _acceptance(recorded: Recorded) -> Figure:
             label=f"{one.topic}: τ = {tau:.2f}",
         )
     axes.set_xlabel("Position in the draft")
-    axes.set_ylabel("Accepted, of those attempted")
+    axes.set_ylabel("Drafts accepted up to here")
     axes.set_xticks(range(1, 6))
     axes.set_ylim(0, 1)
     tidy(axes)
