@@ -96,8 +96,18 @@ class RayNodes:
                 log = (self._folder / f"{HEAD}.log").read_text(errors="replace")
                 pytest.fail(f"Ray's head did not start: {log[-1000:]}")
         for address in self.workers:
-            self._start_node(address, f"--address={HEAD}:{self._gcs_port}", "--num-cpus=3")
-        wait_until(lambda: self._alive() == len(self._addresses), START_S)
+            self._start_worker(address)
+
+    def _start_worker(self, address: str) -> None:
+        """Waits until it has joined; as often as Ray gives up."""
+        before = self._alive()
+        for _ in range(ATTEMPTS):
+            process = self._start_node(address, f"--address={HEAD}:{self._gcs_port}", "--num-cpus=3")
+            wait_until(lambda: self._alive() > before or process.poll() is not None, START_S)  # noqa: B023
+            if process.poll() is None:
+                return
+            kill_descendants(address)
+        pytest.fail(f"Ray's node {address} did not start")
 
     def _starts_head(self) -> bool:
         """Ray gives a node 30 s and then gives up, which a busy machine may take."""
