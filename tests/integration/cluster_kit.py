@@ -99,15 +99,18 @@ class RayNodes:
             self._start_worker(address)
 
     def _start_worker(self, address: str) -> None:
-        """Waits until it has joined; as often as Ray gives up."""
-        before = self._alive()
         for _ in range(ATTEMPTS):
-            process = self._start_node(address, f"--address={HEAD}:{self._gcs_port}", "--num-cpus=3")
-            wait_until(lambda: self._alive() > before or process.poll() is not None, START_S)  # noqa: B023
-            if process.poll() is None:
+            if self._joins(address):
                 return
             kill_descendants(address)
         pytest.fail(f"Ray's node {address} did not start")
+
+    def _joins(self, address: str) -> bool:
+        """Starts a worker, and waits until it has joined or Ray has given it up."""
+        before = self._alive()
+        process = self._start_node(address, f"--address={HEAD}:{self._gcs_port}", "--num-cpus=3")
+        wait_until(lambda: self._alive() > before or process.poll() is not None, START_S)
+        return process.poll() is None
 
     def _starts_head(self) -> bool:
         """Ray gives a node 30 s and then gives up, which a busy machine may take."""
