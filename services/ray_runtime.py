@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 
 from evospec.errors import EvoSpecError
-from services.serve_environment import OF_NODES
+from services.serve_environment import CALLS, OF_NODES
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +139,12 @@ def _prepare_environment() -> None:
 
     Ray's daemons read these variables, so they stay set.
     """
+    guarded = os.environ.get("RAY_AUTH_MODE") != "disabled"
+    if not guarded:  # whoever reaches such a port could run code here
+        os.environ.setdefault(CALLS, "0")
     for name, value in (OF_NODES | {AUTO_CONNECT: "0"}).items():
         os.environ.setdefault(name, value)
-    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+    if not guarded:
         return
     # A token that lives as long as this process; without it Ray writes one to the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

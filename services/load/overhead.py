@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 from pydantic import JsonValue
 
-from evospec.bench.prompts import Prompt, read_prompts
+from evospec.bench.prompts import Prompt
 from evospec.bench.results import shown_name
 from evospec.bench.summary import quartiles
 from evospec.config import AlignmentConfig, Config, EngineConfig, ModelConfig, SemanticConfig, ServeConfig
@@ -78,7 +78,7 @@ class OverheadSettings:
 class OverheadBench:
     """An engine here, and the same behind a server on this machine."""
 
-    def __init__(self, settings: OverheadSettings, cluster: LocalCluster) -> None:
+    def __init__(self, settings: OverheadSettings, cluster: LocalCluster, prompts: Sequence[Prompt]) -> None:
         self._settings = settings
         self._cluster = cluster
         self._asked = Asked(max_tokens=settings.max_tokens, ignore_eos=True)
@@ -88,7 +88,7 @@ class OverheadBench:
         if engine.target.tokenizer.chat_template is None:
             self._asked = replace(self._asked, chat=False)
         self._direct = DirectEngine(engine, sampling)
-        self._prompts = read_prompts(settings.prompts)
+        self._prompts = prompts
 
     def pairs(self, streams: int) -> Iterator[Pair]:
         """One per round, the first of which warms up both sides. Sides take turns in going first."""

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from evospec.bench.command import make_folder
 from evospec.bench.machine import describe_machine, git_commit
+from evospec.bench.prompts import read_prompts
 from services.interrupts import interrupt_once
 from services.load.overhead import OverheadBench, OverheadSettings, row
 from services.load.overhead_results import OverheadResults, line
@@ -25,11 +26,12 @@ def run_overhead(settings: OverheadSettings, out: Path) -> OverheadResults:
     make_folder(out)
     console = Console(stderr=True, highlight=False)
     interrupt_once()
+    prompts = read_prompts(settings.prompts)
     console.print("starting a server ...")
     rows = []
     with LocalCluster(settings.config()) as cluster:
         interrupt_once()  # Ray put a handler of its own in place
-        bench = OverheadBench(settings, cluster)
+        bench = OverheadBench(settings, cluster, prompts)
         for streams in settings.streams:
             found = row(streams, list(bench.pairs(streams)))
             console.print(line(found), markup=False, soft_wrap=True)

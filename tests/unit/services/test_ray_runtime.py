@@ -8,7 +8,7 @@ import pytest
 
 from services import ray_runtime, unanswered
 from services.ray_runtime import ClusterError, LocalRay, own_error
-from services.serve_environment import NICENESS, OF_NODES, OWN_LOOP
+from services.serve_environment import CALLS, NICENESS, OF_NODES, OWN_LOOP
 from services.serve_environment import PROXY_MIDDLEWARES as PROXY_CALLBACK
 
 REMOTE = """Deploying application evospec failed: The deployment failed to start 2 times in a row.
@@ -48,6 +48,16 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(name, "x")  # so that it is restored
         monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize(("mode", "calls"), [("token", "1"), ("disabled", "0")])
+def test_ports_that_no_token_guards_are_not_used(
+    monkeypatch: pytest.MonkeyPatch, mode: str, calls: str
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    ray_runtime._prepare_environment()
+    assert os.environ[CALLS] == calls
 
 
 @pytest.mark.usefixtures("environment")
