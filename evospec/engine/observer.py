@@ -27,7 +27,7 @@ from evospec.vocab.semantic import SemanticSource
 
 _AT_ONCE = 64  # emissions that are recorded in one part, about: it has to be over soon
 _TOO_MANY = 32  # cycles that wait to be recorded; beyond that no further request is traced
-_LOGITS_AT_ONCE = 16  # prompt positions: logits are as wide as the vocabulary
+_LOGITS_AT_ONCE = 64  # prompt positions: logits are as wide as the vocabulary
 _FEWEST_RANKED = 8  # prompt positions
 
 

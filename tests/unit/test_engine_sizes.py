@@ -457,13 +457,14 @@ def test_a_first_token_waits_for_no_cycle_and_its_prompt_is_drafted_from_at_once
 def test_learning_what_an_index_found_is_expected_to_take_longer(target: Target) -> None:
     engine = engine_of(target, "chain", 2, ROUNDED)
     engine.admit(Request("r", (5, 6, 7), SamplingParams(max_tokens=90, ignore_eos=True)))
-    for _ in range(3):
+    for _ in range(8):  # prompts are learned from within four cycles
         engine.step()
     known = engine._stepper._learning
     assert known.fits(9.0)
     engine.offer_hits("r", TokenHits((90, 91), (1.0, 0.5)))
     assert not known.fits(9.0)
-    engine.step()
+    for _ in range(4):
+        engine.step()
     assert known.fits(9.0)
     assert engine.vocabulary is not None
     active = engine.vocabulary.head().active

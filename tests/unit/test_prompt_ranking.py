@@ -49,7 +49,7 @@ def test_prompts_that_begin_together_share_the_positions(
 
 def test_more_may_wait_than_there_are_slots_for(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    monkeypatch.setattr(DynamicVocabulary, "ranked", lambda vocabulary, best: told.extend(best.counts[:1]))
+    monkeypatch.setattr(DynamicVocabulary, "ranked", lambda vocabulary, best: told.extend(best.counts))
     engine = Engine(
         target,
         drafter_of(target),
@@ -61,4 +61,4 @@ def test_more_may_wait_than_there_are_slots_for(target: Target, monkeypatch: pyt
         engine.admit(Request(str(number), tuple(range(1, LENGTH + 1)), SamplingParams(max_tokens=1)))
     while engine.has_work:
         engine.step()
-    assert told == [32, 1] * 3  # a prompt, and the token after it
+    assert [count for count in told if count > 1] == [32, 32, 32]  # the others are of tokens
