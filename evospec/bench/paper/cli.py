@@ -16,7 +16,7 @@ from evospec.cli_options import (
     ThreadsOption,
 )
 
-_SHIPPED = Path("shared/prompts")
+_FOLDER = Path("prompts")
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of a paper bench.")]
 
 
@@ -29,7 +29,7 @@ def paper(
         typer.Option(
             metavar="FILE",
             help="Prompt file with splits `adapt` and `eval`; may be repeated. By default all of "
-            "shared/prompts.",
+            "prompts/.",
         ),
     ] = None,
     minutes: Annotated[
@@ -80,9 +80,9 @@ def paper(
     from evospec.bench.paper.settings import ALIGNED, Learner, PaperSettings
     from evospec.bench.settings import batch_sizes
 
-    files = tuple(prompts or sorted(_SHIPPED.glob("*.jsonl")))
+    files = tuple(prompts or sorted(_FOLDER.glob("*.jsonl")))
     if not files:
-        raise typer.BadParameter(f"no prompts: {_SHIPPED} has none, so name files with --prompts")
+        raise typer.BadParameter(f"no prompts: {_FOLDER} has none, so name files with --prompts")
     settings = PaperSettings(
         target,
         files,
