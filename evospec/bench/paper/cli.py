@@ -28,8 +28,7 @@ def paper(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Prompt file with splits `adapt` and `eval`; may be repeated. By default all of "
-            "prompts/.",
+            help="Prompt file with splits `adapt` and `eval`; may be repeated. By default all of prompts/.",
         ),
     ] = None,
     minutes: Annotated[
