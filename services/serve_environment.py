@@ -14,8 +14,6 @@ PROXY_START = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"
 # Calls between Serve's actors, and above all the pieces of streamed answers, as gRPC rather than as Ray's
 # objects: that takes half the processor time. Ray's token guards these ports as well.
 CALLS = "RAY_SERVE_USE_GRPC_BY_DEFAULT"
-# Gateways read these pieces where they are awaited, without a thread in between.
-ROUTER_LOOP = "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP"
 REPORTING = "RAY_USAGE_STATS_ENABLED"
 
 # Read by Ray's daemons, and by processes that no runtime environment reaches.
@@ -23,7 +21,6 @@ OF_NODES: dict[str, str] = {
     PROXY_MIDDLEWARES: "services.unanswered:middlewares",
     OWN_LOOP: "0",
     CALLS: "1",
-    ROUTER_LOOP: "0",
     NICENESS: "0",
     PROXY_START: "30",
     REPORTING: "0",
