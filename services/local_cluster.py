@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -229,7 +230,9 @@ class LocalCluster:
             return
         companions = serve.get_deployment_handle(COMPANIONS, APPLICATION)
         try:
-            companions.ready.remote().result(timeout_s=CALL_TIMEOUT_S)
+            # On a thread: Serve refuses to wait on one whose event loop runs, as a notebook's does.
+            with ThreadPoolExecutor(1) as waiting:
+                waiting.submit(lambda: companions.ready.remote().result(timeout_s=CALL_TIMEOUT_S)).result()
         except RayError as error:
             raise own_error(str(error)) from error
 
