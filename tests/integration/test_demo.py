@@ -16,6 +16,7 @@ from tests.integration.process_kit import descendants, marked_environment
 from tests.tiny import TinyFolders, tiny_folders
 from tests.unit.actors.fakes import wait_until
 
+REQUESTS = "192"  # traffic that goes on while versions come: those that are skipped do not count
 COMMAND = [sys.executable, "-c", "from services.cli import main; main()", "demo"]
 # Every candidate is published, to all at once: what random models learn is not what is tested here.
 SETTINGS = {
@@ -60,13 +61,13 @@ def demo(folders: TinyFolders, out: Path, *options: str, **settings: str) -> sub
 def test_it_serves_learns_reports_and_stops(
     folders: TinyFolders, start: list[subprocess.Popen[str]], tmp_path: Path
 ) -> None:
-    start.append(demo(folders, tmp_path / "out", "--requests", "32", "--max-tokens", "32"))
+    start.append(demo(folders, tmp_path / "out", "--requests", REQUESTS, "--max-tokens", "32"))
     _, err = start[0].communicate(timeout=300)
     assert start[0].returncode == 0, err
     assert "Traceback" not in err
     results = DemoResults.model_validate_json((tmp_path / "out" / "results.json").read_text())
     assert results.problems == ()
-    assert len(results.requests) == 32
+    assert len(results.requests) == int(REQUESTS)
     assert len(results.rollouts) >= 2
     assert {run.domain for run in results.runs} == {"general", "code", "law", "medicine"}
     assert {sample.replica for sample in results.timeline[-1].replicas} == {"replica 1", "replica 2"}
@@ -74,7 +75,7 @@ def test_it_serves_learns_reports_and_stops(
     assert results.aligner.published >= 2
     assert results.index_points > 0
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "32 of 32 requests answered" in report
+    assert f"{REQUESTS} of {REQUESTS} requests answered" in report
     assert str(tmp_path) not in report
     assert len(list((tmp_path / "out").glob("*.png"))) == 4
     wait_until(lambda: not descendants(), 30)
