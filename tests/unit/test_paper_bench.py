@@ -283,6 +283,7 @@ def test_bad_input_is_one_line(
         "--prompts": str(prompts),
         "--out": str(tmp_path / "out"),
         "--device": "cpu",
+        "--shapes": "tiny",  # what is not refused must end
     }
     given = [word for pair in (usual | {arguments[0]: arguments[1]}).items() for word in pair]
     done = paper(*given)

@@ -11,8 +11,10 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from evospec.bench.align_arms import parse_align_arms
 from evospec.bench.paper.clock import CallClock, OutOfTimeError
 from evospec.bench.paper.fingerprint import PaperFingerprint, code_hash
+from evospec.bench.paper.lineup import EVOSPEC
 from evospec.bench.paper.parts import Part, all_parts, chosen_parts
 from evospec.bench.paper.report import write_paper
 from evospec.bench.paper.settings import PaperSettings
@@ -83,6 +85,7 @@ def run_paper(
 def _check(settings: PaperSettings) -> None:
     """What can be wrong without loading anything."""
     check_shapes(settings.shapes)
+    parse_align_arms([one.arm for one in settings.learning.learners], EVOSPEC)
     read_prompts(settings.prompts, split="eval", limit=1)
     read_prompts(settings.prompts, split="adapt", limit=1)
     pick_device(settings.device)
