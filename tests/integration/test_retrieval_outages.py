@@ -32,9 +32,9 @@ from evospec.config import (
     VocabularyConfig,
 )
 from evospec.engine.build import load_engine
+from evospec.engine.engine import Engine
 from evospec.engine.request import Request, SamplingParams
 from evospec.errors import EvoSpecError
-from evospec.models.target import Target
 from evospec.wire import IndexPoint, TokenHits
 from services.token_index import open_token_index
 from tests.integration.qdrant_rest import Qdrant, reply
@@ -101,7 +101,12 @@ class Work:
     rows: int
 
 
-def decode(loop: EngineLoop, name: str) -> Work:
+def settle(loop: EngineLoop, engine: Engine) -> None:
+    """Waits until all that requests left to learn from is learned: the next one would come before it."""
+    wait_until(lambda: not engine.has_work and loop.stats() == engine.stats)
+
+
+def decode(loop: EngineLoop, engine: Engine, name: str) -> Work:
     """Each prompt in turn."""
     before = loop.stats()
     written = []
@@ -111,8 +116,7 @@ def decode(loop: EngineLoop, name: str) -> Work:
         loop.admit(Request(f"{name}-{number}", prompt, sampling), answer)
         assert answer.finished.wait(60), "the request did not finish"
         written.append(answer.tokens)
-    finished = before.requests_finished + len(PROMPTS)
-    wait_until(lambda: loop.stats().requests_finished == finished)  # and the outboxes are empty
+        settle(loop, engine)
     after = loop.stats()
     rows = after.vocabulary_rows_changed - before.vocabulary_rows_changed
     return Work(written, after.cycles - before.cycles, rows)
@@ -123,12 +127,12 @@ class Replica:
     """An engine that may retrieve, as a decoding replica has it."""
 
     loop: EngineLoop
-    target: Target
+    engine: Engine
     client: IndexClient
     index: HostThread
 
     def decode(self, name: str) -> Work:
-        return decode(self.loop, name)
+        return decode(self.loop, self.engine, name)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +172,7 @@ def retrieving(
     loop.start(Outlets(lookups=client.look_up, points=client.write))
     client.start()
     try:
-        yield Replica(loop, target, client, index)
+        yield Replica(loop, engine, client, index)
     finally:
         loop.stop()
         client.stop()
@@ -178,10 +182,11 @@ def retrieving(
 @pytest.fixture(scope="module")
 def expected(folders: TinyFolders) -> Work:
     """What the prompts come to when nothing is retrieved."""
-    loop = EngineLoop(load_engine(config(folders, SemanticConfig(enabled=False))))
+    engine = load_engine(config(folders, SemanticConfig(enabled=False)))
+    loop = EngineLoop(engine)
     loop.start(Outlets())
     try:
-        return decode(loop, "plain")
+        return decode(loop, engine, "plain")
     finally:
         loop.stop()
 
@@ -237,8 +242,8 @@ def test_no_request_waits_for_an_answer(folders: TinyFolders, qdrant: Qdrant, ex
         qdrant.released.wait()
 
     with retrieving(folders, qdrant.url, deadline_s=3600.0) as replica:
-        vector = np.ones(replica.target.hidden_size, np.float32)
-        fingerprint = replica.target.fingerprint.target
+        vector = np.ones(replica.engine.target.hidden_size, np.float32)
+        fingerprint = replica.engine.target.fingerprint.target
         replica.index.write([IndexPoint(vector, (1,), (1.0,), "elsewhere", fingerprint)]).result(60)
         qdrant.fault = hold  # searches have that deadline; the calls that open an index have their own
         try:
