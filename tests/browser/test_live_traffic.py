@@ -74,7 +74,7 @@ def test_the_answer_is_the_apis_and_its_tokens_are_coloured(watch: Open, busy: s
     page.fill("#max-tokens", "60")
     page.click("#send")
     # Not the announcement: the next version's may follow it at once.
-    page.wait_for_selector("#answer-facts div", state="attached")
+    page.wait_for_selector("#answer[aria-busy='false']:not(:empty)")
     assert page.text_content("#answer") == answer["choices"][0]["message"]["content"]
     assert page.locator("#answer .bonus, #answer .miss, #answer .accepted").count() > 0
     tokens = answer["usage"]["completion_tokens"]
