@@ -24,7 +24,11 @@ class ReportBuffer:
 
     def post(self, report: Tensor) -> None:
         """Writes a report [rows, columns]; may be captured."""
-        self._numbers[: report.numel()].view(report.shape).copy_(report)
+        self.room(*report.shape).copy_(report)
+
+    def room(self, rows: int, columns: int) -> Tensor:
+        """Where a report goes, int64 [rows, columns]: for what posts it by writing it there."""
+        return self._numbers[: rows * columns].view(rows, columns)
 
     def send(self, size: int) -> SentReport:
         """Enqueues the copy of so many numbers to the host; never captured. The report sent before the

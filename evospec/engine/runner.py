@@ -16,11 +16,12 @@ from evospec.decoding.best import best_tokens
 from evospec.decoding.draft import Draft
 from evospec.decoding.verify import verify
 from evospec.engine.drafting import Drafting
-from evospec.engine.host_copy import ReportBuffer, fetch
-from evospec.engine.passes import Launched, Prompted, Step, sampling_of
+from evospec.engine.host_copy import fetch
+from evospec.engine.passes import Launched, Prompted, Step
 from evospec.engine.plan import DraftPlan
 from evospec.engine.prompts import PromptPasses
 from evospec.engine.report import NOTHING, Report, ReportLayout, Wanted
+from evospec.engine.settling import Settling, Verified
 from evospec.engine.sizes import Sizes
 from evospec.engine.slots import MOST_PENDING, RunnerSettings, Slots
 from evospec.engine.state import RequestState
@@ -58,17 +59,8 @@ class Runner:
         )
         self._no_drafts: dict[int, Draft] = {}  # by rows: graphs hold on to them
         self._kept_drafts: dict[Step, Draft] = {}
-        nodes = max(plan.nodes for plan in settings.plans)
         self._alternatives = min(MOST_ALTERNATIVES, target.vocab_size)
-        widest = ReportLayout(
-            settings.places,
-            nodes=nodes,
-            tree=True,
-            covered=True,
-            wanted=settings.wanted,
-            alternatives=self._alternatives,
-        )
-        self._reports = ReportBuffer(settings.slots * widest.columns, self.device)
+        self._settling = Settling.of(self.slots, settings, self._alternatives)
         self._stopwatch: Stopwatch = NO_STOPWATCH
         # One pool for all: drafts are copied out of it, and nothing else outlives the next launch.
         self._drafts: Graphs[Draft | None] = Graphs(self.device, beside=self._prompts.graphs)
@@ -275,7 +267,7 @@ class Runner:
         features = self._verifications.run(
             step.verified, partial(self._verify, step, draft, head), self.slots.advancing
         )
-        return Launched(self._reports.send(step.rows * step.report.columns), features)
+        return Launched(self._settling.send(step.rows * step.report.columns), features)
 
     def finish(self, step: Step, launched: Launched, states: Sequence[RequestState]) -> Report:
         """Waits for the cycle of these requests; cycles are finished in the order of their launch."""
@@ -298,30 +290,14 @@ class Runner:
         """One target pass over each row's last token and its draft, and the state after it."""
         self._stopwatch.mark("target_layers")
         state, rows = self.slots.state, step.rows
-        starts = state.cached[:rows]  # until `advance`
+        starts = state.cached[:rows]  # until the end
         tokens = torch.cat((state.last[:rows, None], draft.tokens), dim=1)  # [rows, nodes + 1]
         tree = None if draft.tree is None else Tree(draft.tree.depths, draft.tree.ancestors)
         window = Window(0, starts, tokens.shape[1], step.span, tree=tree)
         output = self.target.forward(tokens, window, self.slots.cache)
         self._stopwatch.mark("target_head")
-        scores, layout = self.target.scores(output.hidden), step.report
-        best = best_tokens(scores, layout.best, totals=layout.totals)
-        verdict = verify(draft, scores, sampling_of(state, step), starts + 1, best.choices)
-        features = output.features
-        if verdict.places is not None:
-            self.slots.cache.keep_path(starts, verdict.places)
-            features = None if features is None else _at(features, verdict.places)
-            best = best.at(verdict.places)
-        self._reports.post(layout.pack(verdict, best, head.active, draft.tokens, logits=scores))
-        emitted = state.advance(
-            verdict,
-            features if self._drafting is not None else None,
-            absorbed=step.pairs > 0,
-            drawn=step.plan.depth if step.draws else 0,
-        )
-        if self.slots.contexts is not None and self.slots.contexts.advances:
-            hidden = output.hidden if verdict.places is None else _at(output.hidden, verdict.places)
-            self.slots.contexts.advance(hidden, emitted)
+        scores = self.target.scores(output.hidden)
+        features = self._settling.settle(Verified(step, draft, scores, output), head.active)
         self._stopwatch.mark("host")
         return features
 
@@ -329,8 +305,3 @@ class Runner:
         if rows not in self._no_drafts:
             self._no_drafts[rows] = Draft.empty(rows, self.device)
         return self._no_drafts[rows]
-
-
-def _at(states: Tensor, places: Tensor) -> Tensor:
-    """states [rows, width, n] at places [rows, depth + 1]."""
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))

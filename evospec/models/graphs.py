@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +13,12 @@ from torch import Tensor
 T = TypeVar("T")
 
 _SHORTEST_SPAN = 256
+_CAPTURED: ContextVar[bool] = ContextVar("captured", default=False)
+
+
+def is_captured() -> bool:
+    """Whether what runs now becomes part of a graph, or is the trial run before."""
+    return _CAPTURED.get()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,11 @@ class Graphs(Generic[T]):
             return function()
         captured = self._captured.get(key)
         if captured is None:
-            captured = self._captured[key] = self._capture(function, state)
+            marked = _CAPTURED.set(True)
+            try:
+                captured = self._captured[key] = self._capture(function, state)
+            finally:
+                _CAPTURED.reset(marked)
         captured.graph.replay()
         return captured.output
 

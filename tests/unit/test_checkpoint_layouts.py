@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-import evospec.engine.runner as runner_module
+import evospec.engine.settling as settling_module
 from evospec.align.build import check_alignable
 from evospec.config import Config, EngineConfig, ModelConfig, VocabularyConfig
 from evospec.decoding.chain import ChainDrafter, DraftRoot
@@ -154,7 +154,7 @@ def test_an_engine_drafts_from_the_layers_and_tokens_that_the_layout_means(
         drafts.append(draft)
         return verify(draft, *target_side)
 
-    monkeypatch.setattr(runner_module, "verify", watch)
+    monkeypatch.setattr(settling_module, "verify", watch)
     engine = engine_of(target, folder, "full")
     prompt = [7, 90, 14, 200, 33, 5, 61]
     engine.admit(Request("a", tuple(prompt), SamplingParams(max_tokens=STEPS + 2)))
@@ -168,7 +168,7 @@ def test_an_engine_drafts_from_the_layers_and_tokens_that_the_layout_means(
     features = torch.cat([outputs[layer][0] for layer in layers], dim=-1)  # entering each layer
     reference = Reference(made, target.tables.embedding, target.tables.head)
     expected = reference.draft(features, torch.tensor([*prompt[1:], first]), STEPS)
-    assert drafts[1].tokens[0].tolist() == expected
+    assert drafts[0].tokens[0].tolist() == expected
 
 
 def test_nested_layer_ids_that_start_at_one_count_outputs(tmp_path: Path) -> None:

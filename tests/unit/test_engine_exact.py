@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import evospec.engine.runner as runner_module
+import evospec.engine.settling as settling_module
 from evospec.config import EngineConfig, SemanticConfig, VocabularyConfig
 from evospec.decoding.draft import Draft
 from evospec.decoding.verify import Verdict, verify
@@ -270,7 +270,7 @@ def accepts_one_too_many(target: Target, monkeypatch: pytest.MonkeyPatch) -> Non
             verdict.tokens[:, 0] = draft.tokens[:, 0]
         return verdict
 
-    monkeypatch.setattr(runner_module, "verify", careless)
+    monkeypatch.setattr(settling_module, "verify", careless)
 
 
 @pytest.mark.parametrize("bug", [forgets_one_key, accepts_one_too_many], ids=lambda bug: bug.__name__)
@@ -294,7 +294,7 @@ def test_a_swapped_adapter_drafts_as_a_drafter_that_has_it_merged(monkeypatch: p
         drafts.append(draft.tokens.flatten().tolist())
         return verify(draft, *target_side)
 
-    monkeypatch.setattr(runner_module, "verify", watch)
+    monkeypatch.setattr(settling_module, "verify", watch)
 
     def drafted(*, merged: bool, swapped: bool) -> list[list[int]]:
         drafts.clear()
