@@ -83,6 +83,7 @@ class ChainDrafter:
         """
         # Verification subtracts the proposal token by token: it needs the map as it is now.
         row_ids = head.ids.clone() if head.ids is not None and drawing is not None else None
+        starts = root.starts + torch.arange(length, device=root.starts.device)[:, None]  # [length, rows]
         hidden = root.hidden
         chosen: list[Choice] = []
         proposals: list[Tensor] = []
@@ -96,7 +97,7 @@ class ChainDrafter:
                 choice = Choice.of(draw(proposals[-1], number), head, self.tables)
             chosen.append(choice)
             if step + 1 < length:
-                window = Window(0, root.starts + step, 1, root.longest_context + step + 1)
+                window = Window(0, starts[step], 1, root.longest_context + step + 1)
                 hidden = self.body(self.body.carry(hidden), choice.embeddings, window, cache, root.choice)
         tokens = torch.stack([choice.tokens for choice in chosen], dim=1)
         if not proposals:

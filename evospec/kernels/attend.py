@@ -7,18 +7,21 @@ before. Where the context is short one stretch holds all, and nothing is left to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from evospec.kernels.attention import combine, key_block, query_tile, stages
+from evospec.kernels.overlap import await_inputs, overlap
 from evospec.kernels.rotation import rotated
 from evospec.models.kv_cache import Tree
 
 MOST_PLACES = 16  # of a window: its own keys make one tile
 _PROGRAMS = 264  # enough to fill the largest device twice
-_ALONE = 256  # keys that one program reads sooner than another kernel could combine several programs' work
+_FEWEST_KEYS = 32  # of a program: one that reads fewer is no faster
 
 
 @triton.jit
@@ -72,7 +75,9 @@ def _attend_kernel(
     SLIDES: tl.constexpr,
     IS_TREE: tl.constexpr,
     IS_ALONE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     row, kv_head = tl.program_id(0).to(tl.int64) // KV_HEADS, tl.program_id(0) % KV_HEADS
     split = tl.program_id(1)
     start = tl.load(starts + row)
@@ -161,6 +166,33 @@ def _attend_kernel(
         tl.store(partial + where[:, None] * HEAD_DIM + column[None, :], output, mask=real[:, None])
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How the keys of a row are split among programs.
+
+    Attributes:
+        block: keys of a step.
+        stretch: keys of a program.
+        splits: programs.
+    """
+
+    block: int
+    stretch: int
+    splits: int
+
+
+def cut(row_heads: int, span: int, head_dim: int, itemsize: int) -> Cut:
+    """Splits them until the device is filled, or a program would be no faster with fewer.
+
+    Args:
+        row_heads: rows times key heads.
+    """
+    each = triton.cdiv(span, max(1, _PROGRAMS // row_heads))
+    block = min(max(_FEWEST_KEYS, triton.next_power_of_2(each)), key_block(head_dim, itemsize))
+    stretch = triton.cdiv(each, block) * block
+    return Cut(block, stretch, triton.cdiv(span, stretch))
+
+
 def attend(
     qkv: Tensor,
     table: Tensor,
@@ -196,10 +228,8 @@ def attend(
     rows, width, _ = qkv.shape
     kv_heads, head_dim = keys.shape[1], keys.shape[3]
     groups = heads // kv_heads
-    block = key_block(head_dim, qkv.element_size())
-    wanted = 1 if span <= _ALONE else max(1, _PROGRAMS // (rows * kv_heads))
-    stretch = max(triton.cdiv(triton.cdiv(span, wanted), block), 1) * block
-    splits = triton.cdiv(span, stretch)
+    way = cut(rows * kv_heads, span, head_dim, qkv.element_size())
+    splits = way.splits
     out = torch.empty(rows, width, heads * head_dim, dtype=qkv.dtype, device=qkv.device)
     shape = (rows * heads * width, splits)
     partial = torch.empty(*shape, head_dim, dtype=torch.float32, device=qkv.device) if splits > 1 else starts
@@ -228,7 +258,7 @@ def attend(
         keys.stride(1),
         scale,
         eps,
-        stretch,
+        way.stretch,
         splits,
         sliding_window or 0,
         KV_HEADS=kv_heads,
@@ -236,7 +266,7 @@ def attend(
         HEAD_DIM=head_dim,
         QUERIES=query_tile(groups * width),
         PLACES=MOST_PLACES,
-        BLOCK=block,
+        BLOCK=way.block,
         HAS_NORMS=norms is not None,
         SCALES_WIDE=scales_wide,
         SLIDES=sliding_window is not None,
@@ -244,6 +274,7 @@ def attend(
         IS_ALONE=splits == 1,
         num_warps=4,
         num_stages=stages(groups * width, head_dim, qkv.element_size()),
+        **overlap(qkv),
     )
     if splits > 1:
         combine(partial, maxima, sums, out)

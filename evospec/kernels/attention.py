@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
 from evospec.models.kv_cache import Tree
 
 _MOST_KEYS = 64  # per step of a program
@@ -49,7 +50,9 @@ def _partial_kernel(
     BLOCK: tl.constexpr,
     SLIDES: tl.constexpr,
     IS_TREE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     row, kv_head = tl.program_id(0).to(tl.int64) // KV_HEADS, tl.program_id(0) % KV_HEADS
     split = tl.program_id(1)
     start = tl.load(starts + row)
@@ -112,8 +115,18 @@ def _partial_kernel(
 
 @triton.jit
 def _combine_kernel(
-    partial, maxima, sums, out, splits, heads, width, HEAD_DIM: tl.constexpr, SPLITS: tl.constexpr
+    partial,
+    maxima,
+    sums,
+    out,
+    splits,
+    heads,
+    width,
+    HEAD_DIM: tl.constexpr,
+    SPLITS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     query = tl.program_id(0).to(tl.int64)
     split = tl.arange(0, SPLITS)
     real = split < splits
@@ -203,6 +216,7 @@ def decode_attention(
         IS_TREE=tree is not None,
         num_warps=4,
         num_stages=stages(groups * width, head_dim, query.element_size()),
+        **overlap(query),
     )
     out = torch.empty(rows, width, heads * head_dim, dtype=query.dtype, device=query.device)
     combine(partial, maxima, sums, out)
@@ -230,6 +244,7 @@ def combine(partial: Tensor, maxima: Tensor, sums: Tensor, out: Tensor) -> None:
         HEAD_DIM=head_dim,
         SPLITS=max(triton.next_power_of_2(splits), 1),
         num_warps=1,
+        **overlap(out),
     )
 
 

@@ -7,14 +7,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
+
 _BLOCK = 128  # scores whose best one is found before the best blocks are searched
 _TILE = 16  # blocks of a program
 
 
 @triton.jit
 def _maxima_kernel(
-    scores, maxima, tops, sums, columns, blocks, tiles, TILE: tl.constexpr, BLOCK: tl.constexpr
+    scores,
+    maxima,
+    tops,
+    sums,
+    columns,
+    blocks,
+    tiles,
+    TILE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     tile, row = tl.program_id(0), tl.program_id(1).to(tl.int64)
     block = tile * TILE + tl.arange(0, TILE)
     column = block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -43,7 +55,9 @@ def _pick_kernel(
     BLOCKS: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
     maximum = tl.load(maxima + row * blocks + block, mask=block < blocks, other=-float("inf"))
@@ -92,7 +106,17 @@ def best_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     found = torch.empty(rows, k + 1, dtype=torch.float32, device=device)
     ids = torch.empty(rows, k, dtype=torch.int64, device=device)
     _maxima_kernel[(tiles, rows)](
-        scores, maxima, tops, sums, columns, blocks, tiles, TILE=_TILE, BLOCK=_BLOCK, num_warps=4
+        scores,
+        maxima,
+        tops,
+        sums,
+        columns,
+        blocks,
+        tiles,
+        TILE=_TILE,
+        BLOCK=_BLOCK,
+        num_warps=4,
+        **overlap(scores),
     )
     _pick_kernel[(rows,)](
         scores,
@@ -110,5 +134,6 @@ def best_scores(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         TILES=triton.next_power_of_2(tiles),
         BLOCK=_BLOCK,
         num_warps=4,
+        **overlap(scores),
     )
     return found, ids

@@ -7,9 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
+
 
 @triton.jit
-def _gate_kernel(gate_up, out, columns, GELU: tl.constexpr, BLOCK: tl.constexpr):
+def _gate_kernel(gate_up, out, columns, GELU: tl.constexpr, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
+    await_inputs(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
@@ -32,6 +35,6 @@ def gate(gate_up: Tensor, *, gelu: bool) -> Tensor:
     out = torch.empty(*gate_up.shape[:-1], columns, dtype=gate_up.dtype, device=gate_up.device)
     block = min(triton.next_power_of_2(columns), 1024)
     _gate_kernel[(out.numel() // columns, triton.cdiv(columns, block))](
-        gate_up, out, columns, GELU=gelu, BLOCK=block, num_warps=4
+        gate_up, out, columns, GELU=gelu, BLOCK=block, num_warps=4, **overlap(gate_up)
     )
     return out

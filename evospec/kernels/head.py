@@ -12,8 +12,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from evospec.kernels.products import multiplied, norm_factor, scaled, tile
+from evospec.kernels.overlap import await_inputs, overlap, step_bytes
+from evospec.kernels.products import held_tiles, multiplied, norm_factor, scaled, tile
 from evospec.kernels.project import tiling
+
+
+@triton.jit
+def _add_scores(total, squares, states, norm, weights, token, tokens, inputs, at):
+    """Adds one step's products and squares to the sums."""
+    state = tile(states, token, tokens, inputs, at, inputs)
+    wide = state.to(tl.float32)
+    squares += wide * wide
+    return multiplied(scaled(state, norm, at, inputs), weights, total), squares
 
 
 @triton.jit
@@ -34,19 +44,27 @@ def _score_kernel(
     ROWS: tl.constexpr,
     PARTS: tl.constexpr,
     PART: tl.constexpr,
+    HELD: tl.constexpr,
+    STEPS: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    step_inputs: tl.constexpr = PARTS * PART
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     token = tl.arange(0, TOKENS)
     column = (tl.arange(0, PARTS)[:, None] * PART + tl.arange(0, PART)[None, :])[:, None, :]
+    held = held_tiles(head, row, rows, inputs, column, inputs, HELD, step_inputs)
+    await_inputs(OVERLAPS)
     total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    for first in range(0, inputs, PARTS * PART):
-        at = first + column
-        weights = tile(head, row, rows, inputs, at, inputs)
-        state = tile(states, token, tokens, inputs, at, inputs)
-        wide = state.to(tl.float32)
-        squares += wide * wide
-        total = multiplied(scaled(state, norm, at, inputs), weights, total)
+    for step in tl.static_range(HELD):
+        total, squares = _add_scores(
+            total, squares, states, norm, held[step], token, tokens, inputs, step * step_inputs + column
+        )
+    if HELD < STEPS:
+        for first in range(HELD * step_inputs, inputs, step_inputs):
+            at = first + column
+            weights = tile(head, row, rows, inputs, at, inputs)
+            total, squares = _add_scores(total, squares, states, norm, weights, token, tokens, inputs, at)
     score = tl.sum(total, axis=0) * norm_factor(squares, inputs, eps)  # [TOKENS, ROWS]
     offset = tl.where(row < rows, 0.0, -float("inf"))
     if HAS_PADDING:
@@ -75,7 +93,9 @@ def _choose_kernel(
     HAS_IDS: tl.constexpr,
     TILES: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     token = tl.program_id(0)
     cell = tl.arange(0, TILES)
     top = tl.load(tops + token * tiles + cell, mask=cell < tiles, other=-float("inf"))
@@ -131,7 +151,7 @@ def choose(
     states = states.contiguous()
     tokens, inputs = states.shape
     rows, device = head.shape[0], states.device
-    tiles = tiling(rows, inputs, tokens=tokens, itemsize=states.element_size())
+    tiles = tiling(rows, inputs, tokens=tokens, itemsize=states.element_size(), shared=step_bytes(states))
     count = triton.cdiv(rows, tiles.rows)
     tops = torch.empty(tokens, count, dtype=torch.float32, device=device)
     places = torch.empty(tokens, count, dtype=torch.int32, device=device)
@@ -153,7 +173,10 @@ def choose(
         PARTS=tiles.parts,
         PART=tiles.part,
         num_warps=tiles.parts,
+        HELD=tiles.held,
+        STEPS=tiles.steps,
         num_stages=tiles.steps_ahead + 1,
+        **overlap(states),
     )
     chosen = torch.empty(2, tokens, dtype=torch.int64, device=device)
     columns = embedding.shape[1]
@@ -174,5 +197,6 @@ def choose(
         TILES=triton.next_power_of_2(count),
         BLOCK=triton.next_power_of_2(columns),
         num_warps=4,
+        **overlap(states),
     )
     return Chosen(chosen[0], chosen[1], embedded)

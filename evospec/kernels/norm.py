@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
+
 
 @triton.jit
 def _add_norm_kernel(
@@ -20,7 +22,9 @@ def _add_norm_kernel(
     HAS_DELTA: tl.constexpr,
     SCALES_WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < columns
@@ -63,5 +67,6 @@ def add_norm(
         SCALES_WIDE=scales_wide,
         BLOCK=triton.next_power_of_2(columns),
         num_warps=4,
+        **overlap(hidden),
     )
     return sums, normed

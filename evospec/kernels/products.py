@@ -19,6 +19,15 @@ def tile(pointer, row, rows, stride, at, columns):
 
 
 @triton.jit
+def held_tiles(pointer, row, rows, stride, column, columns, HELD: tl.constexpr, STEP: tl.constexpr):
+    """The first `HELD` steps' tiles, in registers."""
+    held = ()
+    for step in tl.static_range(HELD):
+        held = held + (tile(pointer, row, rows, stride, step * STEP + column, columns),)  # type: ignore[assignment] # noqa: RUF005
+    return held
+
+
+@triton.jit
 def scaled(state, norm, at, columns):
     """A norm's product with its weight, ahead of its factor."""
     scale = tl.load(norm + at, mask=at < columns, other=0.0).to(tl.float32)

@@ -18,9 +18,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap, prefetch_rows, step_bytes
 from evospec.kernels.products import (
     choices,
     choosers,
+    held_tiles,
     multiplied,
     next_variant,
     norm_factor,
@@ -30,8 +32,38 @@ from evospec.kernels.products import (
 )
 
 MOST_TOKENS = 16  # the other side of a tensor core's tile
-_SHARED_BYTES = 92 << 10  # of a program's steps: any device since Ampere has 99 KiB
-_PROGRAMS = 264  # enough to fill the largest device twice
+LEAST_BYTES = 92 << 10  # of shared memory for a program's steps: any device since Ampere has them
+LINE_BYTES = 128  # of the cache
+_AT_ONCE = 640  # programs that a large device runs at once
+_HELD_BYTES = 256  # of weights in a thread's registers
+
+
+@triton.jit
+def _add_step(
+    total,
+    total_up,
+    squares,
+    states,
+    norm,
+    weights,
+    weights_up,
+    token,
+    tokens,
+    inputs,
+    at,
+    NORMED: tl.constexpr,
+    GATED: tl.constexpr,
+):
+    """Adds one step's products to the sums."""
+    state = tile(states, token, tokens, inputs, at, inputs)
+    if NORMED:
+        wide = state.to(tl.float32)
+        squares += wide * wide
+        state = scaled(state, norm, at, inputs)
+    total = multiplied(state, weights, total)
+    if GATED:
+        total_up = multiplied(state, weights_up, total_up)
+    return total, total_up, squares
 
 
 @triton.jit
@@ -42,6 +74,8 @@ def _add_products(
     states,
     norm,
     weight,
+    held,
+    held_up,
     token,
     tokens,
     row,
@@ -50,22 +84,49 @@ def _add_products(
     column,
     NORMED: tl.constexpr,
     GATED: tl.constexpr,
-    PARTS: tl.constexpr,
-    PART: tl.constexpr,
+    HELD: tl.constexpr,
+    STEPS: tl.constexpr,
+    STEP: tl.constexpr,
 ):
     """Adds the products over all inputs to the sums."""
-    for first in range(0, inputs, PARTS * PART):
-        at = first + column
-        weights = tile(weight, row, outputs, inputs, at, inputs)
-        state = tile(states, token, tokens, inputs, at, inputs)
-        if NORMED:
-            wide = state.to(tl.float32)
-            squares += wide * wide
-            state = scaled(state, norm, at, inputs)
-        total = multiplied(state, weights, total)
-        if GATED:  # the gate's rows come first, then as many of what it multiplies
-            weights_up = tile(weight, row + outputs, 2 * outputs, inputs, at, inputs)
-            total_up = multiplied(state, weights_up, total_up)
+    for step in tl.static_range(HELD):
+        total, total_up, squares = _add_step(
+            total,
+            total_up,
+            squares,
+            states,
+            norm,
+            held[step],
+            held_up[step] if GATED else held[step],
+            token,
+            tokens,
+            inputs,
+            step * STEP + column,
+            NORMED,
+            GATED,
+        )
+    if HELD < STEPS:
+        for first in range(HELD * STEP, inputs, STEP):
+            at = first + column
+            weights = tile(weight, row, outputs, inputs, at, inputs)
+            weights_up = weights
+            if GATED:  # the gate's rows come first, then as many of what it multiplies
+                weights_up = tile(weight, row + outputs, 2 * outputs, inputs, at, inputs)
+            total, total_up, squares = _add_step(
+                total,
+                total_up,
+                squares,
+                states,
+                norm,
+                weights,
+                weights_up,
+                token,
+                tokens,
+                inputs,
+                at,
+                NORMED,
+                GATED,
+            )
     return total, total_up, squares
 
 
@@ -94,16 +155,33 @@ def _project_kernel(
     ROWS: tl.constexpr,
     PARTS: tl.constexpr,
     PART: tl.constexpr,
+    HELD: tl.constexpr,
+    STEPS: tl.constexpr,
+    LINES: tl.constexpr,
+    LINE: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    step_inputs: tl.constexpr = PARTS * PART
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     token = tl.arange(0, TOKENS)
     column = (tl.arange(0, PARTS)[:, None] * PART + tl.arange(0, PART)[None, :])[:, None, :]
     total = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     total_up = tl.zeros((PARTS, TOKENS, ROWS), tl.float32)
     squares = tl.zeros((PARTS, TOKENS, PART), tl.float32)
-    if CHOICES == 1:
-        weight = variant_of(weight, tl.load(choice), (2 if GATED else 1) * outputs, inputs)
     if CHOICES <= 1:
+        if CHOICES == 1:
+            weight = variant_of(weight, tl.load(choice), (2 if GATED else 1) * outputs, inputs)
+        held = held_tiles(weight, row, outputs, inputs, column, inputs, HELD, step_inputs)
+        held_up = held
+        if GATED:
+            held_up = held_tiles(
+                weight, row + outputs, 2 * outputs, inputs, column, inputs, HELD, step_inputs
+            )
+        if OVERLAPS and LINES:
+            prefetch_rows(weight, row, outputs, inputs, HELD * step_inputs, LINES, LINE)
+            if GATED:
+                prefetch_rows(weight, row + outputs, 2 * outputs, inputs, HELD * step_inputs, LINES, LINE)
+        await_inputs(OVERLAPS)
         total, total_up, squares = _add_products(
             total,
             total_up,
@@ -111,6 +189,8 @@ def _project_kernel(
             states,
             norm,
             weight,
+            held,
+            held_up,
             token,
             tokens,
             row,
@@ -119,10 +199,12 @@ def _project_kernel(
             column,
             NORMED,
             GATED,
-            PARTS,
-            PART,
+            HELD,
+            STEPS,
+            step_inputs,
         )
     else:
+        await_inputs(OVERLAPS)
         chosen = choices(choice, token, tokens, per_row)
         variant = next_variant(chosen, -1, VARIANTS)
         while variant < VARIANTS:
@@ -133,6 +215,8 @@ def _project_kernel(
                 states,
                 norm,
                 variant_of(weight, variant, (2 if GATED else 1) * outputs, inputs),
+                (),
+                (),
                 choosers(chosen, variant, token, tokens),
                 tokens,
                 row,
@@ -141,8 +225,9 @@ def _project_kernel(
                 column,
                 NORMED,
                 GATED,
-                PARTS,
-                PART,
+                0,
+                STEPS,
+                step_inputs,
             )
             variant = next_variant(chosen, variant, VARIANTS)
     result = tl.sum(total, axis=0)  # [TOKENS, ROWS]
@@ -180,31 +265,57 @@ class Tiling:
         rows: of the weight, a program's.
         parts: among which each step's inputs are split, one a warp.
         part: inputs of a part.
-        steps_ahead: how many steps' weights are on the way while one is multiplied.
+        steps: in which all inputs are taken.
+        held: first steps whose weights a program reads into registers before its inputs are there.
+        steps_ahead: how many of the others' weights are on the way while one is multiplied.
     """
 
     rows: int
     parts: int
     part: int
+    steps: int
+    held: int
     steps_ahead: int
+
+    def lines(self, inputs: int, itemsize: int) -> int:
+        """Cache lines of a weight's row that are not held, rounded up to a power of two."""
+        rest = inputs - self.held * self.parts * self.part
+        return int(triton.next_power_of_2(triton.cdiv(rest * itemsize, LINE_BYTES))) if rest > 0 else 0
 
 
 def tiling(
-    outputs: int, inputs: int, *, tokens: int, itemsize: int, weights: int = 1, states: int = 1
+    outputs: int,
+    inputs: int,
+    *,
+    tokens: int,
+    itemsize: int,
+    shared: int,
+    weights: int = 1,
+    states: int = 1,
 ) -> Tiling:
     """A tiling that spreads over the device and keeps as many weights on the way as fit.
 
+    Of small matrices a program holds all its weights, of larger ones half of them while all programs find
+    room on the device at once, and of the largest none; what it does not hold it streams.
     How sums are ordered depends on the matrix alone, not on `tokens`.
 
     Args:
+        shared: bytes that a program has for its steps, see `step_bytes`.
         weights, states: tensors of these shapes that a program reads side by side.
     """
-    rows = 8 if outputs < 16 * _PROGRAMS else 16
-    parts = 4 if inputs <= 1024 else 8
-    part = 128 // itemsize  # a cache line
-    step_bytes = (weights * rows + states * triton.next_power_of_2(tokens)) * parts * part * itemsize
+    rows = 8 if outputs * weights <= 8 * _AT_ONCE else 16
+    parts, line = 4 if inputs <= 1024 else 8, LINE_BYTES // itemsize
+    largest = LEAST_BYTES // ((weights * rows + states * MOST_TOKENS) * parts * itemsize)
+    wider = [line * times for times in (2, 4) if rows == 8 and line * times <= largest]
+    part = min((line, *wider), key=lambda part: (triton.cdiv(inputs, parts * part) * part, -part))
     steps = triton.cdiv(inputs, parts * part)
-    return Tiling(rows, parts, part, max(1, min(steps, _SHARED_BYTES // step_bytes)))
+    of_step = weights * rows * part * itemsize // 32  # bytes that a thread holds
+    held = steps if rows == 8 else steps // 2
+    if outputs * weights > 16 * _AT_ONCE or held * of_step > _HELD_BYTES:
+        held = 0
+    step_bytes = (weights * rows + states * triton.next_power_of_2(tokens)) * parts * part * itemsize
+    room = shared if rows == 8 else LEAST_BYTES  # of those with more rows, several share a processor
+    return Tiling(rows, parts, part, steps, held, max(1, min(steps - held, room // step_bytes)))
 
 
 def project(
@@ -242,7 +353,12 @@ def project(
     gated = gelu is not None
     outputs = weight.shape[1] // (2 if gated else 1)
     tiles = tiles or tiling(
-        outputs, inputs, tokens=tokens, itemsize=states.element_size(), weights=2 if gated else 1
+        outputs,
+        inputs,
+        tokens=tokens,
+        itemsize=states.element_size(),
+        shared=step_bytes(states),
+        weights=2 if gated else 1,
     )
     out = torch.empty(*states.shape[:-1], outputs, dtype=states.dtype, device=states.device)
     _project_kernel[(triton.cdiv(outputs, tiles.rows),)](
@@ -270,6 +386,11 @@ def project(
         PARTS=tiles.parts,
         PART=tiles.part,
         num_warps=tiles.parts,
+        HELD=tiles.held,
+        STEPS=tiles.steps,
+        LINES=tiles.lines(inputs, states.element_size()),
+        LINE=LINE_BYTES // states.element_size(),
         num_stages=tiles.steps_ahead + 1,
+        **overlap(states),
     )
     return out

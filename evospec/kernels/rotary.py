@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
 from evospec.models.kv_cache import Tree
 
 _MANY = 8192  # programs that a device is busy with for long enough
@@ -52,7 +53,9 @@ def _rotate_store_kernel(
     SCALES_WIDE: tl.constexpr,
     IS_TREE: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    await_inputs(OVERLAPS)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_query = head < HEADS
@@ -156,6 +159,7 @@ def rotate_store(
         IS_TREE=tree is not None,
         BLOCK=block,
         num_warps=1 if block == 1 else 4,
+        **overlap(qkv),
     )
     return query
 

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from evospec.kernels.overlap import await_inputs, overlap
+
 
 @triton.jit
 def _gumbel(number):
@@ -14,7 +16,8 @@ def _gumbel(number):
 
 
 @triton.jit
-def _sample_kernel(logits, heat, clock, out, columns, seed, BLOCK: tl.constexpr):
+def _sample_kernel(logits, heat, clock, out, columns, seed, BLOCK: tl.constexpr, OVERLAPS: tl.constexpr):
+    await_inputs(OVERLAPS)
     row = tl.program_id(0).to(tl.int64)
     warmth = tl.load(heat + row)
     # A fresh stretch of the random sequence per call and row: columns never exceed 2**20.
@@ -64,5 +67,7 @@ def sample(logits: Tensor, heat: Tensor, clock: Tensor, seed: int) -> Tensor:
     """
     rows, columns = logits.shape
     out = torch.empty(rows, dtype=torch.int64, device=logits.device)
-    _sample_kernel[(rows,)](logits, heat, clock, out, columns, seed, BLOCK=1024, num_warps=8)
+    _sample_kernel[(rows,)](
+        logits, heat, clock, out, columns, seed, BLOCK=1024, num_warps=8, **overlap(logits)
+    )
     return out

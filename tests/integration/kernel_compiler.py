@@ -1,4 +1,4 @@
-"""Compiles the fused kernels for CUDA devices, which needs none; prints the shared memory each takes.
+"""Compiles the fused kernels for CUDA devices, which needs none; prints what each takes and does early.
 
 Run as a program: a process that interprets kernels cannot compile them.
 """
@@ -6,6 +6,7 @@ Run as a program: a process that interprets kernels cannot compile them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,9 +30,11 @@ from evospec.kernels import (
     rotary,
     rows,
     sample,
+    settle,
 )
 
 TARGET = GPUTarget("cuda", 90, 32)
+SHARED = project.LEAST_BYTES
 TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
@@ -89,9 +92,24 @@ class Variant:
     def name(self, dtype: str) -> str:
         return f"{self.kernel.__name__} {dtype} {self.constants} {' '.join(self.ones)}"
 
-    def shared_bytes(self, dtype: str) -> int:
+    @property
+    def may_overlap(self) -> bool:
+        return "OVERLAPS" in self.kernel.arg_names
+
+    def compiled(self, dtype: str, *, overlaps: bool) -> dict[str, object]:
+        """Bytes of shared memory, and the accesses to global memory before it waits for other kernels."""
         constants = {**self.constants, **dict.fromkeys(self.ones, 1)}
+        if self.may_overlap:
+            constants["OVERLAPS"] = overlaps
         own = {"sums": TYPES[dtype]} if self.kernel is norm._add_norm_kernel else {}
+        if self.kernel is settle._settle_kernel:
+            own = dict.fromkeys(
+                ("last", "cached", "remaining", "pending", "pending_tokens", "drafts"), "*i64"
+            )
+            own |= dict.fromkeys(("lengths", "choices", "variants", "report"), "*i64")
+            own |= dict.fromkeys(("scores", "totals"), "*fp32")
+            own |= dict.fromkeys(("places", "choice_step", "id_step", "score_step", "total_step"), "i32")
+            own |= dict.fromkeys(("waiting", "size"), "i32")
         if self.kernel is rows._write_kernel:
             own = {"rows": TYPES[dtype]}
         signature = {
@@ -113,7 +131,14 @@ class Variant:
             target=TARGET,
             options={"num_warps": self.warps, "num_stages": self.stages},
         )
-        return int(compiled.metadata.shared)
+        waits = [match.start() for match in re.finditer(r"griddepcontrol\.wait", compiled.asm["ptx"])]
+        early = compiled.asm["ptx"][: waits[0]] if waits else ""
+        return {
+            "shared": int(compiled.metadata.shared),
+            "waits": len(waits),
+            "reads": len(re.findall(r"ld\.global|cp\.async", early)),
+            "writes": len(re.findall(r"st\.global|red\.global|atom\.global", early)),
+        }
 
 
 def variants(itemsize: int) -> Iterator[Variant]:
@@ -134,10 +159,10 @@ def variants(itemsize: int) -> Iterator[Variant]:
             yield Variant(attention._partial_kernel, {**shape, "IS_TREE": False}, stages=stages, ones=plain)
             yield Variant(attention._partial_kernel, {**shape, "IS_TREE": True}, stages=stages)
             shape |= {"PLACES": attend.MOST_PLACES, "HAS_NORMS": slides, "SCALES_WIDE": slides}
-            flags = {"IS_TREE": False, "IS_ALONE": queries == 16}
-            yield Variant(attend._attend_kernel, shape | flags, stages=stages, ones=plain)
-            flags = {"IS_TREE": True, "IS_ALONE": False}
-            yield Variant(attend._attend_kernel, shape | flags, stages=stages)
+            for span in (256, 16_384):
+                shape["BLOCK"] = attend.cut(kv_heads, span, head_dim, itemsize).block
+                flags = {"IS_TREE": span > 256, "IS_ALONE": queries == 16}
+                yield Variant(attend._attend_kernel, shape | flags, stages=stages, ones=plain)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 32}, warps=1)
     yield Variant(attention._combine_kernel, {"HEAD_DIM": 64, "SPLITS": 1}, warps=1, ones=("splits", "width"))
     yield from projections(itemsize)
@@ -160,13 +185,14 @@ def variants(itemsize: int) -> Iterator[Variant]:
     for k, power in ((1, 1), (6, 8), (16, 16)):
         yield Variant(best._pick_kernel, {"K": k, "BEST": power, "BLOCKS": 2048, "TILES": 128, "BLOCK": 128})
     yield from heads(itemsize)
+    yield from settling()
 
 
 def heads(itemsize: int) -> Iterator[Variant]:
     """Small and large ones, of one token and of as many as there may be."""
     for count in (2048, 151_936):
         for tokens in (1, project.MOST_TOKENS):
-            tiles = project.tiling(count, 896, tokens=tokens, itemsize=itemsize)
+            tiles = project.tiling(count, 896, tokens=tokens, itemsize=itemsize, shared=SHARED)
             constants = tiled(tiles, tokens) | {"HAS_PADDING": tokens > 1}
             plain = ("tokens",) if tokens == 1 else ()
             yield Variant(head._score_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
@@ -186,12 +212,20 @@ def projections(itemsize: int) -> Iterator[Variant]:
             (896, 4864, False, False),
         ):
             tiles = project.tiling(
-                outputs, inputs, tokens=tokens, itemsize=itemsize, weights=2 if gated else 1
+                outputs,
+                inputs,
+                tokens=tokens,
+                itemsize=itemsize,
+                shared=SHARED,
+                weights=2 if gated else 1,
             )
             flags = {"NORMED": normed, "HAS_BIAS": normed and not gated, "HAS_RESIDUAL": not normed}
             constants = flags | {"GATED": gated, "GELU": False} | chosen | tiled(tiles, tokens)
+            constants |= {"LINES": tiles.lines(inputs, itemsize), "LINE": project.LINE_BYTES // itemsize}
             yield Variant(project._project_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
-        tiles = project.tiling(1152, 896, tokens=tokens, itemsize=itemsize, weights=2, states=2)
+        tiles = project.tiling(
+            1152, 896, tokens=tokens, itemsize=itemsize, shared=SHARED, weights=2, states=2
+        )
         constants = tiled(tiles, tokens) | chosen
         yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
 
@@ -205,15 +239,40 @@ def products_of_many() -> Iterator[Variant]:
 
 
 def tiled(tiles: project.Tiling, tokens: int) -> dict[str, object]:
-    return {"TOKENS": tokens, "ROWS": tiles.rows, "PARTS": tiles.parts, "PART": tiles.part}
+    return {
+        "TOKENS": tokens,
+        "ROWS": tiles.rows,
+        "PARTS": tiles.parts,
+        "PART": tiles.part,
+        "HELD": tiles.held,
+        "STEPS": tiles.steps,
+    }
+
+
+def settling() -> Iterator[Variant]:
+    """After a draft whose pairs the drafter has taken in, and after plain decoding."""
+    drafted: dict[str, object] = {
+        "HAS_ACTIVE": True,
+        "BEST": 6,
+        "TRACED": 6,
+        "DRAFTED": True,
+        "CHOSEN": False,
+    }
+    drafted |= {"HAS_FEATURES": True, "ABSORBED": True, "PLACES": 8, "RANKS": 8, "BLOCK": 1024}
+    yield Variant(settle._settle_kernel, drafted)
+    plain = dict.fromkeys(drafted, False) | {"BEST": 0, "TRACED": 0, "PLACES": 1, "RANKS": 1, "BLOCK": 4096}
+    yield Variant(settle._settle_kernel, plain, ones=("places",))
 
 
 def main() -> None:
-    shared = {
-        dtype: {variant.name(dtype): variant.shared_bytes(dtype) for variant in variants(itemsize)}
+    compiled = [
+        {"name": variant.name(dtype), "dtype": dtype, "kernel": variant.kernel.__name__, "overlaps": overlaps}
+        | variant.compiled(dtype, overlaps=overlaps)
         for dtype, itemsize in ITEMSIZE.items()
-    }
-    print(json.dumps(shared))
+        for variant in variants(itemsize)
+        for overlaps in ((False, True) if variant.may_overlap and dtype == "bfloat16" else (False,))
+    ]
+    print(json.dumps(compiled))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,20 +14,44 @@ pytest.importorskip("triton")
 
 # Shared memory of the smallest device since Ampere, and of its data-centre devices.
 LIMITS = {"bfloat16": 99 << 10, "float32": 163 << 10}
+EARLY = {"_project_kernel", "_project_pair_kernel", "_score_kernel"}  # they read weights early
 
 
-def test_every_kernel_compiles_and_fits_into_shared_memory(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Compiled:
+    name: str
+    dtype: str
+    kernel: str
+    overlaps: bool
+    shared: int
+    waits: int
+    reads: int
+    writes: int
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
     compiled = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.integration.kernel_compiler"],
         capture_output=True,
         text=True,
         check=False,
-        env=compiled | {"TRITON_CACHE_DIR": str(tmp_path)},
+        env=compiled | {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton"))},
     )
     assert done.returncode == 0, done.stderr
-    shared: dict[str, dict[str, int]] = json.loads(done.stdout)
-    assert shared.keys() == LIMITS.keys()
-    for dtype, kernels in shared.items():
-        assert len(kernels) > 15
-        assert {name: size for name, size in kernels.items() if size > LIMITS[dtype]} == {}
+    return [Compiled(**entry) for entry in json.loads(done.stdout)]
+
+
+def test_every_kernel_compiles_and_fits_into_shared_memory(kernels: list[Compiled]) -> None:
+    assert {each.dtype for each in kernels} == LIMITS.keys()
+    assert len({each.kernel for each in kernels}) > 15
+    assert [each for each in kernels if each.shared > LIMITS[each.dtype]] == []
+
+
+def test_kernels_that_overlap_wait_before_they_read_or_write(kernels: list[Compiled]) -> None:
+    overlapping = [each for each in kernels if each.overlaps]
+    assert {each.kernel for each in overlapping} > EARLY
+    assert [each for each in overlapping if each.waits != 1 or each.writes] == []
+    assert {each.kernel for each in overlapping if each.reads} == EARLY
+    assert [each for each in kernels if not each.overlaps and each.waits] == []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from evospec.kernels.project import MOST_TOKENS, tiling
+from evospec.kernels.project import LEAST_BYTES, MOST_TOKENS, tiling
 from evospec.kernels.project_many import project_many
 from evospec.kernels.sample import sample
 from evospec.models.decoder import DecoderBody
@@ -201,11 +201,14 @@ def test_a_token_alone_is_multiplied_as_it_is_among_others(dtype: torch.dtype) -
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_tilings_order_sums_alike_for_any_number_of_tokens(outputs: int, inputs: int, itemsize: int) -> None:
     tilings = [
-        tiling(outputs, inputs, tokens=tokens, itemsize=itemsize, weights=2, states=2)
+        tiling(outputs, inputs, tokens=tokens, itemsize=itemsize, shared=shared, weights=2, states=2)
         for tokens in (1, 3, 16)
+        for shared in (LEAST_BYTES, 2 * LEAST_BYTES)
     ]
     assert len({(tiles.parts, tiles.part) for tiles in tilings}) == 1
     assert all(tiles.steps_ahead >= 1 for tiles in tilings)
+    assert all(0 <= tiles.held <= tiles.steps for tiles in tilings)
+    assert all(tiles.steps * tiles.parts * tiles.part >= inputs for tiles in tilings)
 
 
 def new_cache(
