@@ -11,6 +11,7 @@ from evospec.engine.stats import EngineStats
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
+_TOGETHER = 2  # cycles learned from at once where time is scarce: that takes hardly longer than one
 _SELDOM = 16  # cycles learned from at once while drafts don't depend on it: many take little longer than one
 _FADE = 0.8  # of the longest time that teaching took lately, at each further one
 _BEHIND = 16  # cycles that may wait to be recorded; for each time as many, one more part comes with a cycle
@@ -99,7 +100,9 @@ class Learning:
             read: whether the cycle under way drafts from the active rows.
         """
         self._untaught += 1
-        enough = 1 if read else _SELDOM
+        enough = _SELDOM
+        if read:
+            enough = _TOGETHER if self.spare.is_scarce else 1
         if self._observer.untaught >= enough and (self.spare.seconds > 0 or self._untaught >= _LATEST):
             began = perf_counter()
             self._paid(self._teach)
@@ -110,6 +113,9 @@ class Learning:
         any case."""
         self._unrecorded += 1
         due = self._observer.unrecorded // _BEHIND or int(self._unrecorded >= _LATEST)
+        waits = self._recording or self._observer.has_unrecorded_prompts
+        if self.spare.is_scarce and not (due or waits):
+            return
         while self.spare.seconds > 0 or due > 0:
             due -= 1
             self._unrecorded = 0

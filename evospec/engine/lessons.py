@@ -95,7 +95,7 @@ class Outcome:
     """A lesson's report, taken apart once for all its rows.
 
     Attributes:
-        features: [places, taps * hidden] a row; none when nothing is traced.
+        features: [places, taps * hidden] a row; none when nothing is traced, like the next three.
         best: the target's best tokens, best first, int64 [places, traced] a row.
         logprobs: their log-probabilities [places, traced] a row.
         missed: whether tokens were outside the active rows, bool [places] a row.
@@ -112,12 +112,15 @@ class Outcome:
     @classmethod
     def of(cls, lesson: Lesson) -> Outcome:
         report, best = lesson.report, lesson.report.best()
+        likely: list[list[list[int]]] = best[:, :, :LIKELY].tolist()
+        if lesson.features is None:
+            return cls((), (), (), (), likely, lesson.pasts)
         return cls(
-            () if lesson.features is None else lesson.features.tensor().unbind(),
+            lesson.features.tensor().unbind(),
             list(best[:, :, : report.wanted.traced]),
             list(report.logprobs()),
             list(report.missed()),
-            best[:, :, :LIKELY].tolist(),
+            likely,
             lesson.pasts,
         )
 

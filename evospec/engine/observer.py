@@ -182,6 +182,11 @@ class Observer:
         return not self._unrecorded.empty
 
     @property
+    def has_unrecorded_prompts(self) -> bool:
+        """Whether there are prompts among it, whose first look-up drafts profit from."""
+        return bool(self._unrecorded.prompts)
+
+    @property
     def has_untaught_prompts(self) -> bool:
         """Whether there are prompts among it, which take longer."""
         return bool(self._untaught.prompts)

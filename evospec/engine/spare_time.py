@@ -20,6 +20,11 @@ class SpareTime:
         self.seconds = math.inf
         self._taken = 0.0
 
+    @property
+    def is_scarce(self) -> bool:
+        """Whether the device has had to wait."""
+        return self.seconds < math.inf
+
     def took(self, seconds: float) -> None:
         self.seconds -= seconds
         self._taken += seconds
@@ -28,6 +33,6 @@ class SpareTime:
         """How long the host waited for a cycle; `late`: the device had nothing to do meanwhile."""
         if late:
             self.seconds = 0.0
-        elif self.seconds < math.inf:
+        elif self.is_scarce:
             self.seconds = self._taken + seconds
         self._taken = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -18,7 +19,7 @@ from evospec.config import EngineConfig
 from evospec.engine.contexts import ContextVectors
 from evospec.engine.controller import Controller
 from evospec.engine.engine import Engine
-from evospec.engine.observer import Learners
+from evospec.engine.observer import Learners, Observer
 from evospec.engine.plan import DraftPlan
 from evospec.engine.request import Request, SamplingParams
 from evospec.engine.spare_time import SpareTime
@@ -165,6 +166,28 @@ def test_a_host_that_never_has_time_stays_no_more_than_so_far_behind(
     # A request's first token counts as a cycle: with all of them it is more than one a step.
     assert untaught <= 40
     assert unrecorded <= 100
+
+
+@pytest.mark.parametrize(("balance", "cycles"), [(math.inf, 1), (1.0, 2)])
+def test_where_time_is_scarce_two_cycles_are_learned_from_at_once(
+    target: Target, monkeypatch: pytest.MonkeyPatch, balance: float, cycles: int
+) -> None:
+    spare(monkeypatch, lambda: balance)
+    taught: list[int] = []
+    teach = Observer.teach
+
+    def count_cycles(observer: Observer) -> int:
+        taught.append(observer.untaught)
+        return teach(observer)
+
+    monkeypatch.setattr(Observer, "teach", count_cycles)
+    engine = engine_of(target, "chain", 1, ROUNDED)
+    engine.admit(Request("r", tuple(range(20)), SamplingParams(max_tokens=130, ignore_eos=True)))
+    while engine.has_requests:
+        engine.step()
+    steady = taught[2:]
+    assert len(steady) > 10
+    assert set(steady) == {cycles}
 
 
 def test_a_swap_waits_for_no_learning_and_traces_say_which_version_drafted(
