@@ -17,7 +17,7 @@ CHAOS_RECORDS := .make/chaos.jsonl
 # Beside the sources, not in the environment: another clone must install itself anew.
 STAMP := .make/$(subst /,_,$(VENV)).installed
 
-.PHONY: help setup lint format types test test-unit test-integration test-chaos test-browser chaos demo clean
+.PHONY: help setup lint format types test test-unit test-slow test-integration test-chaos test-browser chaos demo clean
 
 help: ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,10 +45,13 @@ format: $(STAMP) ## Format the sources and fix what can be fixed
 types: $(STAMP) ## Check types
 	$(RUN)/mypy
 
-test: lint types test-unit test-integration test-chaos test-browser ## Run all checks and tests
+test: lint types test-unit test-slow test-integration test-chaos test-browser ## Run all checks and tests
 
 test-unit: $(STAMP) ## Run the fast tests
 	$(PYTEST) -n auto tests/unit
+
+test-slow: $(STAMP) ## Run whole commands, and kernels in an interpreter
+	$(PYTEST) -n auto tests/slow
 
 test-integration: $(STAMP) ## Run the tests with real Ray, Valkey and Qdrant client
 	$(PYTEST) tests/integration

@@ -11,7 +11,7 @@ from evospec.engine.stats import EngineStats
 from evospec.stopwatch import NO_STOPWATCH, Stopwatch
 
 _LATEST = 4  # cycles without learning, at most
-_TOGETHER = 2  # cycles learned from at once where time is scarce: that takes hardly longer than one
+_TOGETHER = 4  # cycles learned from at once where time is scarce: that takes hardly longer than one
 _SELDOM = 16  # cycles learned from at once while drafts don't depend on it: many take little longer than one
 _FADE = 0.8  # of the longest time that teaching took lately, at each further one
 _BEHIND = 16  # cycles that may wait to be recorded; for each time as many, one more part comes with a cycle

@@ -168,8 +168,8 @@ def test_a_host_that_never_has_time_stays_no_more_than_so_far_behind(
     assert unrecorded <= 100
 
 
-@pytest.mark.parametrize(("balance", "cycles"), [(math.inf, 1), (1.0, 2)])
-def test_where_time_is_scarce_two_cycles_are_learned_from_at_once(
+@pytest.mark.parametrize(("balance", "cycles"), [(math.inf, 1), (1.0, 4)])
+def test_where_time_is_scarce_several_cycles_are_learned_from_at_once(
     target: Target, monkeypatch: pytest.MonkeyPatch, balance: float, cycles: int
 ) -> None:
     spare(monkeypatch, lambda: balance)

@@ -33,7 +33,7 @@ class Compiled:
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
     compiled = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.kernel_compiler"],
+        [sys.executable, "-m", "tests.slow.kernel_compiler"],
         capture_output=True,
         text=True,
         check=False,

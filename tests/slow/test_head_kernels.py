@@ -22,8 +22,8 @@ from evospec.models.row_choice import RowChoice
 from evospec.models.target import Target
 from evospec.vocab.head_rows import HeadRows, HeadView
 from evospec.vocab.row_update import RowUpdate
+from tests.slow.test_kernels import DEVICE, DTYPES, ON_GPU, random
 from tests.tiny import tiny_drafter, tiny_model, tiny_target, tiny_tokenizer
-from tests.unit.test_kernels import DEVICE, DTYPES, ON_GPU, random
 
 
 @pytest.fixture(autouse=True)
