@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evospec.kernels.overlap import await_inputs, overlap, step_bytes
 from evospec.kernels.products import held_tiles, multiplied, norm_factor, scaled, tile
-from evospec.kernels.project import tiling
+from evospec.kernels.tiling import tiling
 
 
 @triton.jit

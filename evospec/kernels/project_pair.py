@@ -19,7 +19,7 @@ from evospec.kernels.products import (
     tile,
     variant_of,
 )
-from evospec.kernels.project import Tiling, tiling
+from evospec.kernels.tiling import Tiling, tiling
 
 
 @triton.jit

@@ -10,10 +10,11 @@ from evospec.kernels.attend import MOST_PLACES, attend
 from evospec.kernels.attention import decode_attention, takes
 from evospec.kernels.gate import gate as fused_gate
 from evospec.kernels.norm import add_norm
-from evospec.kernels.project import MOST_TOKENS, project
+from evospec.kernels.project import project
 from evospec.kernels.project_many import project_many
 from evospec.kernels.project_pair import project_pair
 from evospec.kernels.rotary import rotate_store
+from evospec.kernels.tiling import MOST_TOKENS
 from evospec.models.attention import grouped_attention
 from evospec.models.kv_cache import KVCache, Window
 from evospec.models.ops import AttentionPlan, HeadNorms, HeadShape, Norm

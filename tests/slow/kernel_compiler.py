@@ -31,10 +31,11 @@ from evospec.kernels import (
     rows,
     sample,
     settle,
+    tiling,
 )
 
 TARGET = GPUTarget("cuda", 90, 32)
-SHARED = project.LEAST_BYTES
+SHARED = tiling.LEAST_BYTES
 TYPES = {"bfloat16": "*bf16", "float32": "*fp32"}
 ITEMSIZE = {"bfloat16": 2, "float32": 4}
 NOT_OF_THE_MODEL = {
@@ -191,8 +192,8 @@ def variants(itemsize: int) -> Iterator[Variant]:
 def heads(itemsize: int) -> Iterator[Variant]:
     """Small and large ones, of one token and of as many as there may be."""
     for count in (2048, 151_936):
-        for tokens in (1, project.MOST_TOKENS):
-            tiles = project.tiling(count, 896, tokens=tokens, itemsize=itemsize, shared=SHARED)
+        for tokens in (1, tiling.MOST_TOKENS):
+            tiles = tiling.tiling(count, 896, tokens=tokens, itemsize=itemsize, shared=SHARED)
             constants = tiled(tiles, tokens) | {"HAS_PADDING": tokens > 1}
             plain = ("tokens",) if tokens == 1 else ()
             yield Variant(head._score_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
@@ -203,7 +204,7 @@ def heads(itemsize: int) -> Iterator[Variant]:
 def projections(itemsize: int) -> Iterator[Variant]:
     """Of one token, and of as many as there may be; of one weight, and of five that one row or several choose
     among."""
-    for tokens, (choices, weights) in product((1, project.MOST_TOKENS), ((0, 1), (1, 5), (2, 5))):
+    for tokens, (choices, weights) in product((1, tiling.MOST_TOKENS), ((0, 1), (1, 5), (2, 5))):
         chosen = {"CHOICES": choices, "VARIANTS": weights}
         plain = ("tokens", "per_row") if tokens == 1 else ()
         for outputs, inputs, normed, gated in (
@@ -211,7 +212,7 @@ def projections(itemsize: int) -> Iterator[Variant]:
             (4864, 896, True, True),
             (896, 4864, False, False),
         ):
-            tiles = project.tiling(
+            tiles = tiling.tiling(
                 outputs,
                 inputs,
                 tokens=tokens,
@@ -221,11 +222,9 @@ def projections(itemsize: int) -> Iterator[Variant]:
             )
             flags = {"NORMED": normed, "HAS_BIAS": normed and not gated, "HAS_RESIDUAL": not normed}
             constants = flags | {"GATED": gated, "GELU": False} | chosen | tiled(tiles, tokens)
-            constants |= {"LINES": tiles.lines(inputs, itemsize), "LINE": project.LINE_BYTES // itemsize}
+            constants |= {"LINES": tiles.lines(inputs, itemsize), "LINE": tiling.LINE_BYTES // itemsize}
             yield Variant(project._project_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
-        tiles = project.tiling(
-            1152, 896, tokens=tokens, itemsize=itemsize, shared=SHARED, weights=2, states=2
-        )
+        tiles = tiling.tiling(1152, 896, tokens=tokens, itemsize=itemsize, shared=SHARED, weights=2, states=2)
         constants = tiled(tiles, tokens) | chosen
         yield Variant(project_pair._project_pair_kernel, constants, tiles.parts, tiles.steps_ahead + 1, plain)
 
@@ -238,7 +237,7 @@ def products_of_many() -> Iterator[Variant]:
             yield Variant(project_many._project_many_kernel, constants, 4, 4, ones)
 
 
-def tiled(tiles: project.Tiling, tokens: int) -> dict[str, object]:
+def tiled(tiles: tiling.Tiling, tokens: int) -> dict[str, object]:
     return {
         "TOKENS": tokens,
         "ROWS": tiles.rows,

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evospec.kernels.project import LEAST_BYTES, MOST_TOKENS, tiling
 from evospec.kernels.project_many import project_many
 from evospec.kernels.sample import sample
+from evospec.kernels.tiling import LEAST_BYTES, MOST_TOKENS, tiling
 from evospec.models.decoder import DecoderBody
 from evospec.models.kernel_ops import KernelOps
 from evospec.models.kv_cache import KVCache, Tree, Window
